@@ -1,0 +1,73 @@
+// Draws the figures stored in a page. Plotly and the explorers are fetched, from beside this file, only where a page
+// has figures, and each figure is drawn when it comes near the screen.
+"use strict";
+
+(function () {
+  const here = document.currentScript.src.replace(/[^/]*$/, "");
+  const loaded = {};
+
+  function load(file) {
+    loaded[file] ??= new Promise((done, failed) => {
+      const script = document.createElement("script");
+      script.src = here + file;
+      script.onload = done;
+      script.onerror = () => failed(new Error("cannot load " + file));
+      document.head.append(script);
+    });
+    return loaded[file];
+  }
+
+  // The page's own colours, so that a figure follows the light and the dark theme.
+  function pageColours() {
+    const style = getComputedStyle(document.body);
+    const text = style.getPropertyValue("--pst-color-text-base").trim() || style.color;
+    const surface = style.getPropertyValue("--pst-color-surface").trim() || "white";
+    return {
+      "font.color": text,
+      "paper_bgcolor": "rgba(0,0,0,0)",
+      "hoverlabel.bgcolor": surface,
+      "hoverlabel.font.color": text,
+    };
+  }
+
+  async function draw(figure) {
+    const plot = figure.querySelector(".vla-plot");
+    const stored = JSON.parse(figure.querySelector("script").textContent);
+    await load("vendor/plotly.min.js");
+    plot.replaceChildren();
+    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
+    await Plotly.newPlot(plot, stored.data, stored.layout, config);
+    await Plotly.relayout(plot, pageColours());
+    if (stored.frames?.length) await Plotly.addFrames(plot, stored.frames);
+    const explorer = stored.layout.meta?.explorer;
+    if (explorer) {
+      await load("memory.js");
+      await load("explorer.js");
+      vlaExplorer.mount(figure, plot, explorer.name, explorer.params);
+    }
+    figure.dataset.drawn = "yes";
+  }
+
+  function start() {
+    const figures = [...document.querySelectorAll(".vla-figure")];
+    if (!figures.length) return;
+    const watcher = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        if (entry.isIntersecting) {
+          watcher.unobserve(entry.target);
+          draw(entry.target);
+        }
+      }
+    }, { rootMargin: "800px" });
+    figures.forEach((figure) => watcher.observe(figure));
+    addEventListener("beforeprint", () => figures.filter((f) => !f.dataset.drawn).forEach(draw));
+    new MutationObserver(() => {
+      for (const figure of figures.filter((f) => f.dataset.drawn)) {
+        Plotly.relayout(figure.querySelector(".vla-plot"), pageColours());
+      }
+    }).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  }
+
+  if (document.readyState === "loading") addEventListener("DOMContentLoaded", start);
+  else start();
+})();

@@ -1,0 +1,43 @@
+"""Algebra with matrices of any size: sums of words in symbols that do not commute, and rules that rewrite words.
+
+A word is a product such as M A u. A rule (pattern, value) replaces the pattern wherever it stands inside a word:
+(M A, 1) says that A is the inverse of M; (u^T A u, s) says that this product is the number s. An identity holds for
+every dimension when its two sides, expanded and rewritten, differ by nothing.
+"""
+
+import sympy as sp
+
+
+def matrices(names):
+    """Symbols that do not commute, for matrices and vectors of any size: matrices("M A u")."""
+    return sp.symbols(names, commutative=False)
+
+
+def factors(word):
+    """The matrix factors of a product, powers written out: M^2 u -> (M, M, u)."""
+    out = []
+    for factor in word.args_cnc()[1]:
+        base, power = factor.as_base_exp()
+        out += [base] * int(power)
+    return tuple(out)
+
+
+def rewrite(expression, rules):
+    """expression expanded, every pattern replaced by its value until none is left, numbers simplified."""
+    rules = [(factors(pattern), value) for pattern, value in rules]
+    todo, done = [sp.expand(expression)], {}
+    while todo:
+        for term in sp.Add.make_args(todo.pop()):
+            number, word = sp.Mul(*term.args_cnc()[0]), factors(term)
+            hit = next(((i, p, value) for p, value in rules for i in starts(word, p)), None)
+            if hit is None:
+                done[word] = done.get(word, 0) + number
+            else:
+                i, p, value = hit
+                todo.append(sp.expand(number * sp.Mul(*word[:i]) * value * sp.Mul(*word[i + len(p) :])))
+    return sp.Add(*(sp.simplify(number) * sp.Mul(*word) for word, number in done.items()))
+
+
+def starts(word, pattern):
+    """Places in a word at which the pattern begins."""
+    return [i for i in range(len(word) - len(pattern) + 1) if word[i : i + len(pattern)] == pattern]

@@ -1,0 +1,242 @@
+"""The memory in NumPy, one head, token by token. Read this file first.
+
+Shapes: q, k, u [T, K]; v, o [T, V]; S [V, K]; M, A [K, K], with A the inverse of M.
+Names follow the paper (arXiv 2605.11196); `book/notation.md` has the table.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vla_teach.checks import check_beta, check_directions, check_gain, check_lambda, check_part, check_qkv
+
+
+class Trace(NamedTuple):
+    """What the pictures need, one entry a token (n snapshots, evenly spaced, the last token among them)."""
+
+    norm_S: np.ndarray  # [T]        Frobenius norm of the state
+    norm_A: np.ndarray  # [T]        Frobenius norm of the inverse penalty
+    cond_M: np.ndarray  # [T]        condition number of the penalty, largest over smallest eigenvalue
+    angle: np.ndarray  # [T]         between the key and its gain, in radians
+    gains: np.ndarray  # [T, K]      write directions g_t, before beta
+    times: np.ndarray  # [n]         tokens at which M and A were kept
+    M: np.ndarray  # [n, K, K]
+    A: np.ndarray  # [n, K, K]
+
+
+class State(NamedTuple):
+    """What a memory carries from token to token. Hand it back as `initial_state` to go on."""
+
+    S: np.ndarray | None = None  # [V, K]     the memory itself: S k is what it recalls for k
+    A: np.ndarray | None = None  # [K, K]     inverse penalty (VLA), inverse of H (exact least squares)
+    keys: np.ndarray | None = None  # [T, K]  softmax attention only: its cache, which grows with T
+    values: np.ndarray | None = None  # [T, V]
+    trace: Trace | None = None
+
+
+# ---- the three lines of the recurrence -------------------------------------------------------------------------
+
+
+def sherman_morrison(A, u):
+    """The inverse of M + u u^T from A, the inverse of M. A [K, K], u [K] -> [K, K], in O(K^2) steps."""
+    Au = A @ u
+    return A - np.outer(Au, Au) / (1 + u @ Au)
+
+
+def write_gain(A, k, gain):
+    """The direction g in which an error is written. A [K, K], k [K] -> [K]. A zero key writes nothing.
+
+    "unit": A k / |A k| (the paper). "interpolate": A k / (k^T A k), so that S k = v after the write.
+    "least_squares": A k, which with u = k is recursive least squares.
+    """
+    a = A @ k
+    if gain == "least_squares" or not a.any():
+        return a
+    return a / (np.linalg.norm(a) if gain == "unit" else k @ a)
+
+
+def write(S, k, v, g):
+    """S [V, K] after it has taken the pair (k [K], v [V]) along g [K]: the error, placed along the gain."""
+    return S + np.outer(v - S @ k, g)
+
+
+# ---- Variational Linear Attention -------------------------------------------------------------------------------
+
+
+def vla_recurrent(q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_state=None, trace=False):
+    """Variational Linear Attention, one token at a time (arXiv 2605.11196, Appendix A), in O(T K (K + V)).
+
+    q, k [T, K], v [T, V]: queries, keys (used as given) and values.
+    u [T, K] or [T, R, K]: penalty directions; M_t = lambda_0 I + sum of u u^T over the tokens so far.
+    lambda_0: above 0. Only used where no initial_state is given, which brings its own A.
+    beta [T] in [0, 1] or None: the share of the error that is written.
+    gain: "unit", "interpolate" or "least_squares"; see `write_gain`.
+    initial_state: a State with S [V, K] and A [K, K] to go on from; None starts from S = 0, A = I / lambda_0.
+    trace: also record what the pictures need, in `state.trace` (slow: an eigenvalue problem a token).
+
+    Returns (o [T, V], State). Raises ValueError or TypeError naming the argument that does not fit.
+    """
+    q, k, v = check_qkv(q, k, v)
+    u, beta, gain = check_directions(u, k), check_beta(beta, k), check_gain(gain)
+    S, A = start(k, v, check_lambda(lambda_0), initial_state)
+    (T, K), o = k.shape, np.empty_like(v)
+    record = Recorder(T, A) if trace else None
+    for t in range(T):
+        for row in u[t]:
+            A = sherman_morrison(A, row)
+        g = write_gain(A, k[t], gain)
+        S = write(S, k[t], v[t], beta[t] * g)
+        o[t] = S @ q[t]
+        if trace:
+            record.add(t, S, A, u[t], k[t], g)
+    return o, State(S, A, trace=record.done() if trace else None)
+
+
+def start(k, v, lambda_0, initial_state):
+    """S [V, K] and A [K, K] before the first token."""
+    K, V = k.shape[1], v.shape[1]
+    if initial_state is None:
+        return np.zeros((V, K), k.dtype), np.eye(K, dtype=k.dtype) / k.dtype.type(lambda_0)
+    return check_part(initial_state, "S", (V, K), k.dtype), check_part(initial_state, "A", (K, K), k.dtype)
+
+
+class Recorder:
+    """Collects a Trace. It keeps M as a sum, apart from A, so that the two can be compared."""
+
+    def __init__(self, T, A, snapshots=64):
+        K = len(A)
+        self.M = np.linalg.inv(A)
+        self.times = np.unique(np.linspace(0, T - 1, min(T, snapshots)).round().astype(int))
+        self.rows, self.kept = np.zeros((4, T)), []
+        self.gains = np.zeros((T, K), A.dtype)
+
+    def add(self, t, S, A, u, k, g):
+        self.M = self.M + u.T @ u
+        eigenvalues = np.linalg.eigvalsh(self.M)
+        length = np.linalg.norm(k) * np.linalg.norm(g)
+        angle = np.arccos(np.clip(k @ g / length, -1, 1)) if length else np.nan
+        self.rows[:, t] = np.linalg.norm(S), np.linalg.norm(A), eigenvalues[-1] / eigenvalues[0], angle
+        self.gains[t] = g
+        if t in self.times:
+            self.kept.append((self.M, A))
+
+    def done(self):
+        M, A = (np.array(x) for x in zip(*self.kept, strict=True))
+        return Trace(*self.rows, self.gains, self.times, M, A)
+
+
+# ---- its rivals, with the same manners --------------------------------------------------------------------------
+
+
+def linear_attention(q, k, v, initial_state=None):
+    """Linear attention without a normaliser: S_t = S_{t-1} + v_t k_t^T, o_t = S_t q_t (Katharopoulos et al., 2020).
+
+    q, k [T, K], v [T, V]; initial_state a State with S [V, K]. Returns (o [T, V], State with S).
+    Raises ValueError or TypeError naming the argument that does not fit.
+    """
+    q, k, v = check_qkv(q, k, v)
+    S, o = start_S(k, v, initial_state), np.empty_like(v)
+    for t in range(len(k)):
+        S = S + np.outer(v[t], k[t])
+        o[t] = S @ q[t]
+    return o, State(S)
+
+
+def delta_rule(q, k, v, beta=None, initial_state=None):
+    """DeltaNet: S_t = S_{t-1} + beta_t (v_t - S_{t-1} k_t) k_t^T, o_t = S_t q_t (Schlag et al., 2021).
+
+    q, k [T, K], v [T, V], beta [T] in [0, 1] or None for 1; initial_state a State with S [V, K].
+    Returns (o [T, V], State with S). Raises ValueError or TypeError naming the argument that does not fit.
+    """
+    q, k, v = check_qkv(q, k, v)
+    beta = check_beta(beta, k)
+    S, o = start_S(k, v, initial_state), np.empty_like(v)
+    for t in range(len(k)):
+        S = write(S, k[t], v[t], beta[t] * k[t])
+        o[t] = S @ q[t]
+    return o, State(S)
+
+
+def exact_least_squares(q, k, v, u, lambda_0=0.1, initial_state=None):
+    """The objective that VLA starts from, solved afresh at every token with nothing dropped, in O(T K^2 (K + V)).
+
+    S_t = argmin_S of sum_s |v_s - S k_s|^2 + tr(S M_t S^T) = (sum_s v_s k_s^T) H_t^{-1}, H_t = sum_s k_s k_s^T + M_t.
+    Arguments, shapes and errors as for `vla_recurrent`. Returns (o [T, V], State with S and A = H^{-1}).
+    """
+    q, k, v = check_qkv(q, k, v)
+    u = check_directions(u, k)
+    S, A = start(k, v, check_lambda(lambda_0), initial_state)
+    H, o = np.linalg.inv(A), np.empty_like(v)
+    targets = S @ H  # sum of v k^T so far
+    for t in range(len(k)):
+        H = H + np.outer(k[t], k[t]) + u[t].T @ u[t]
+        targets = targets + np.outer(v[t], k[t])
+        S = np.linalg.solve(H, targets.T).T
+        o[t] = S @ q[t]
+    return o, State(S, np.linalg.inv(H))
+
+
+def softmax_attention(q, k, v, scale=None, initial_state=None):
+    """Causal softmax attention (Vaswani et al., 2017), whose memory is every key and value seen so far.
+
+    q, k [T, K], v [T, V]; scale multiplies q . k, 1/sqrt(K) where None; initial_state a State with keys and values.
+    Returns (o [T, V], State with keys and values). Raises ValueError or TypeError naming the argument.
+    """
+    q, k, v = check_qkv(q, k, v)
+    keys, values = k, v
+    if initial_state is not None:
+        past = len(initial_state.keys) if initial_state.keys is not None else 0
+        keys = np.vstack([check_part(initial_state, "keys", (past, k.shape[1]), k.dtype), k])
+        values = np.vstack([check_part(initial_state, "values", (past, v.shape[1]), k.dtype), v])
+    return softmax_map(q, keys, scale) @ values, State(keys=keys, values=values)
+
+
+def start_S(k, v, initial_state):
+    """S [V, K] before the first token, for the memories that carry nothing else."""
+    shape = (v.shape[1], k.shape[1])
+    return np.zeros(shape, k.dtype) if initial_state is None else check_part(initial_state, "S", shape, k.dtype)
+
+
+# ---- what a memory attends to -----------------------------------------------------------------------------------
+
+
+def attention_map(q, k, g=None, beta=None):
+    """The matrix P with o = P v that a recurrent memory hides, when it starts from S = 0.
+
+    q, k [T, K]; g [T, K] the gains: k for the delta rule, `state.trace.gains` for VLA; None for linear attention,
+    which has no error term. beta [T] as given to the memory. Returns P [T, T], lower triangular:
+    P = tril(Q G^T) (I + stril(K G^T))^{-1}.
+    """
+    q, k, _ = check_qkv(q, k, k)
+    if g is None:
+        return np.tril(q @ k.T)
+    g = check_directions(g, k)[:, 0] * check_beta(beta, k)[:, None]
+    W = np.eye(len(k), dtype=k.dtype) + np.tril(k @ g.T, -1)
+    return np.linalg.solve(W.T, np.tril(q @ g.T).T).T
+
+
+def softmax_map(q, k, scale=None):
+    """Softmax attention's own matrix, rows summing to 1. q [T, K], k [T + past, K] -> [T, T + past], causal."""
+    scores = q @ k.T * (q.shape[1] ** -0.5 if scale is None else scale)
+    scores[~np.tri(*scores.shape, len(k) - len(q), dtype=bool)] = -np.inf
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+# ---- features ---------------------------------------------------------------------------------------------------
+
+
+def elu_plus_one(x):
+    """The positive feature map phi(x) = elu(x) + 1 of linear attention: x + 1 above 0, exp(x) below. Any shape."""
+    return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+
+
+def unit_rows(x):
+    """Every row of x [..., K] brought to length 1; a zero row stays zero."""
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
+
+
+def z_normaliser(phi_q, phi_k):
+    """The divisor z_t . phi(q_t) with z_t = sum of phi(k_s), s <= t. phi_q, phi_k [T, K] -> [T, 1], o / it is [T, V]."""
+    return np.sum(np.cumsum(phi_k, axis=0) * phi_q, axis=1, keepdims=True)
