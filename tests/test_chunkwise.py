@@ -1,6 +1,7 @@
 """The chunkwise form against the recurrence: the same numbers whatever the chunk, and faster."""
 
 import time
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -127,6 +128,45 @@ def test_a_zero_key_writes_nothing(gain):
     assert_same(got, vla_recurrent(**x))
 
 
+def traced_with_a_small_key(dtype, size, gain):
+    """Both forms on a stream whose key 7 is `size` times a unit key and whose key 19 is `size` along an axis.
+
+    Returns a list of (o, State), and how much of its error each of the two keys writes: |g| or k . g, [2, 2].
+    """
+    x = {name: a.astype(dtype) if isinstance(a, np.ndarray) else a for name, a in draw(T=20, gain=gain).items()}
+    x["k"][7] *= dtype(size)
+    x["k"][19] = dtype(size) * np.eye(4, dtype=dtype)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both = [vla_recurrent(**x, trace=True), vla_chunk(**x, chunk_size=8, trace=True)]
+    for o, state in both:
+        assert all(np.isfinite(part).all() for part in (o, state.S, state.A, state.trace.gains, state.trace.norm_S))
+    gains = np.array([state.trace.gains[[7, 19]] for _, state in both])
+    written = np.linalg.norm(gains, axis=2) if gain == "unit" else np.sum(gains * x["k"][[7, 19]], axis=2)
+    return both, written
+
+
+@pytest.mark.parametrize("gain", ("unit", "interpolate"))
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-30), (np.float64, 1e-170)])
+def test_a_key_whose_square_underflows(dtype, size, gain):
+    """Guards the division in the gain: finite results, and such a key writes nothing or all that it should."""
+    both, written = traced_with_a_small_key(dtype, size, gain)
+    assert ((written < 1e-20) | (abs(written - 1) < 1e-3)).all(), written
+    if (written < 1e-20).all():
+        assert_same(*both, 1e-3 if dtype is np.float32 else 1e-10)
+
+
+@pytest.mark.parametrize("gain", ("unit", "interpolate"))
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(np.float32, s) for s in (1e-15, 1e-6)] + [(float, s) for s in (1e-150, 1e-9)]
+)
+def test_a_key_that_is_small_but_does_not_underflow(dtype, size, gain):
+    """Guards against a threshold that treats small keys as zero: both forms write all that they should, and agree."""
+    both, written = traced_with_a_small_key(dtype, size, gain)
+    assert_close(written, np.ones((2, 2)), 1e-3 if dtype is np.float32 else 1e-10)
+    assert_same(*both, 1e-3 if dtype is np.float32 else 1e-10)
+
+
 @gains
 def test_float32_stays_float32(gain):
     """Guards the dtype of results, and their precision: 1e-3 of the float64 ones."""
@@ -148,6 +188,20 @@ def test_inputs_are_not_modified():
     vla_chunk(**x, chunk_size=8, initial_state=state)
     for a, copy in zip(arrays, copies, strict=True):
         assert np.array_equal(a, copy)
+
+
+@pytest.mark.parametrize("chunk_size", (10**6, 10**9, np.int64(10**9)))
+def test_a_chunk_size_far_above_the_length(chunk_size):
+    """Guards time and memory, which follow the tokens there are and not the chunk that was asked for."""
+    x = draw(T=30, K=6, V=4, R=2)
+    wanted = vla_recurrent(**x)
+    tracemalloc.start()
+    start = time.perf_counter()
+    got = vla_chunk(**x, chunk_size=chunk_size)
+    seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert_same(got, wanted)
+    assert seconds < 1 and peak < 10**6, f"took {seconds:.2f} s and {peak} bytes"
 
 
 @pytest.mark.parametrize("n", (1, 2, 7, 8, 9, 10, 16, 17, 18, 20, 36, 64, 192))

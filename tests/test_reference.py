@@ -393,3 +393,14 @@ def test_inputs_are_not_modified(memory):
     memory(**x, initial_state=state)
     for a, copy in zip(arrays, copies, strict=True):
         assert np.array_equal(a, copy)
+
+
+def test_the_state_of_softmax_shares_no_memory():
+    """Guards the cache: the caller may write into his arrays, or into an older state, and no later state changes."""
+    before, after = split({name: draw(T=8)[name] for name in "qkv"}, 5)
+    _, first = softmax_attention(**before)
+    _, second = softmax_attention(**after, initial_state=first)
+    arrays = [before["k"], before["v"], after["k"], after["v"], first.keys, first.values, second.keys, second.values]
+    for i, a in enumerate(arrays):
+        for b in arrays[max(i + 1, 4) :]:
+            assert not np.shares_memory(a, b)

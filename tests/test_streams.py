@@ -208,6 +208,19 @@ def test_penalty_view_picks_at_most_200_tokens():
     assert_norms(view["norms"]["VLA"], norm_S[view["times"] - 1])
 
 
+@pytest.mark.parametrize("t", (0, -1, 41, 1.5, 20.0, True, None, "a"))
+def test_penalty_view_refuses_a_token_that_is_not_there(t):
+    """Guards t, which counts from 1 to T."""
+    with pytest.raises(ValueError, match=r"^t is .*expected"):
+        penalty_view(0.1, 4, 40, 0.5, "unit", "projected", 0, t)
+
+
+@pytest.mark.parametrize("t", (1, 40))
+def test_penalty_view_takes_the_first_and_the_last_token(t):
+    """Guards both ends of t."""
+    assert len(penalty_view(0.1, 4, 40, 0.5, "unit", "projected", 0, t)["M"]) == 4
+
+
 def test_penalty_view_is_quick():
     """Guards the sliders: the largest view they ask for takes under 200 ms."""
     taken = []

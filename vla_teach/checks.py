@@ -9,18 +9,27 @@ def as_floats(**arrays):
     """Turn every argument into an array of one float dtype and refuse what is not finite.
 
     float32 stays float32 if every array has it; all else (integers, mixed widths) becomes float64.
-    Raises TypeError for other dtypes, ValueError for NaN or infinity; both name the argument.
+    Raises TypeError for other dtypes, ValueError for ragged lists, NaN or infinity; all name the argument.
     """
-    out = {name: np.asarray(x) for name, x in arrays.items()}
-    for name, x in out.items():
-        if x.dtype.kind not in "iubf" or x.dtype == np.float16:
-            raise TypeError(f"{name} has dtype {x.dtype}; expected float32, float64 or integers")
+    out = {}
+    for name, x in arrays.items():
+        try:
+            out[name] = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name} is not one array; expected rows of equal length") from None
+        if out[name].dtype.kind not in "iuf" or out[name].dtype == np.float16:
+            raise TypeError(f"{name} has dtype {out[name].dtype}; expected float32, float64 or integers")
     dtype = np.float32 if all(x.dtype == np.float32 for x in out.values()) else np.float64
-    for name, x in out.items():
-        if not np.isfinite(x).all():
-            raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
-        out[name] = x.astype(dtype, copy=False)
-    return out.values()
+    return [cast(name, x, dtype) for name, x in out.items()]
+
+
+def cast(name, x, dtype):
+    """x in another float dtype, refused where it is, or becomes, NaN or infinite."""
+    with np.errstate(over="ignore"):
+        x = x.astype(dtype, copy=False)
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name} holds NaN or infinity (as {np.dtype(dtype)}); expected finite numbers")
+    return x
 
 
 def check_qkv(q, k, v):
@@ -43,17 +52,25 @@ def check_directions(u, k):
     rows = u[:, None, :] if u.ndim == 2 else u
     if rows.ndim != 3 or rows.shape[0] != T or rows.shape[2] != K or rows.shape[1] == 0:
         raise ValueError(f"u has shape {u.shape}; expected [T, K] = [{T}, {K}] or [T, R, K] = [{T}, R, {K}]")
-    return rows.astype(k.dtype, copy=False)
+    return cast("u", rows, k.dtype)
 
 
-def check_lambda(lambda_0):
-    """A finite number above 0."""
-    try:
-        value = float(lambda_0)
-    except (TypeError, ValueError):
-        raise TypeError(f"lambda_0 is {lambda_0!r}; expected one number above 0") from None
-    if not (0 < value < np.inf):
-        raise ValueError(f"lambda_0 is {value}; expected a finite number above 0")
+def check_number(name, value):
+    """One finite number, as a float."""
+    if np.ndim(value) or np.asarray(value).dtype.kind not in "iuf":
+        raise TypeError(f"{name} is {value!r}; expected one number")
+    if not np.isfinite(value):
+        raise ValueError(f"{name} is {value}; expected a finite number")
+    return float(value)
+
+
+def check_lambda(lambda_0, dtype):
+    """A finite number above 0 whose inverse dtype can hold too."""
+    value = dtype.type(check_number("lambda_0", lambda_0))
+    with np.errstate(all="ignore"):
+        inverse = 1 / value
+    if not (0 < value < np.inf and 0 < inverse < np.inf):
+        raise ValueError(f"lambda_0 is {lambda_0}; expected a number above 0 that, like its inverse, {dtype} can hold")
     return value
 
 
@@ -67,7 +84,7 @@ def check_beta(beta, k):
         raise ValueError(f"beta has shape {beta.shape}; expected one number a token, [T] = [{T}]")
     if beta.min() < 0 or beta.max() > 1:
         raise ValueError(f"beta runs from {beta.min():.3g} to {beta.max():.3g}; expected numbers in [0, 1]")
-    return beta.astype(k.dtype, copy=False)
+    return cast("beta", beta, k.dtype)
 
 
 def check_gain(gain):
@@ -77,19 +94,33 @@ def check_gain(gain):
     return gain
 
 
-def check_chunk_size(chunk_size):
-    """A whole number above 0."""
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, (int, np.integer)) or chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size!r}; expected a whole number above 0")
-    return int(chunk_size)
+def check_count(name, value, least=1, most=2**32 - 1):
+    """A whole number from least to most."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+    return int(value)
 
 
 def check_part(state, part, shape, dtype):
-    """One part (S or A, say) of an initial state, as a fresh array [shape] of dtype."""
+    """One part (S or A, say) of an initial state, as a fresh array of dtype; None in shape stands for any length."""
     value = getattr(state, part, None)
-    if value is None:
-        raise ValueError(f"initial_state has no {part}; expected the state that the same memory returned")
-    (value,) = as_floats(**{f"initial_state.{part}": value})
-    if value.shape != shape:
-        raise ValueError(f"initial_state.{part} has shape {value.shape}; expected {shape}")
-    return value.astype(dtype, copy=True)
+    if value is None or callable(value):
+        raise ValueError(f"initial_state has no {part}; expected the State that the same memory returned")
+    name = f"initial_state.{part}"
+    (value,) = as_floats(**{name: value})
+    if value.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, value.shape, strict=True)):
+        raise ValueError(f"{name} has shape {value.shape}; expected {shape}")
+    return cast(name, value, dtype).copy()
+
+
+def check_inverse(state, K, dtype):
+    """A [K, K] of an initial state: symmetric (to rounding) and positive definite, as a fresh array."""
+    A = check_part(state, "A", (K, K), dtype)
+    try:
+        np.linalg.cholesky(A)
+        symmetric = np.abs(A - A.T).max() <= 1e-3 * np.abs(A).max()
+    except np.linalg.LinAlgError:
+        symmetric = False
+    if not symmetric:
+        raise ValueError("initial_state.A is not symmetric and positive definite; expected the inverse of a penalty")
+    return A

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla_teach.checks import check_beta, check_chunk_size, check_directions, check_gain, check_lambda, check_qkv
+from vla_teach.checks import check_beta, check_count, check_directions, check_gain, check_qkv
 from vla_teach.reference import State, start
 
 SLAB = 8  # chunks worked on at once: enough to keep the batched products busy, few enough to stay in cache
@@ -28,8 +28,8 @@ def vla_chunk(q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_state=No
     """
     q, k, v = check_qkv(q, k, v)
     u, beta, gain = check_directions(u, k), check_beta(beta, k), check_gain(gain)
-    S, A = start(k, v, check_lambda(lambda_0), initial_state)
-    C = check_chunk_size(chunk_size)
+    S, A = start(k, v, lambda_0, initial_state)
+    C = min(check_count("chunk_size", chunk_size), len(k))
     M, g, o, norm_S = np.linalg.inv(A), np.empty_like(k), np.empty_like(v), np.empty(len(k), k.dtype)
     for first in range(0, len(k), SLAB * C):
         some = slice(first, first + SLAB * C)

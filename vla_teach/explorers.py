@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vla_teach import figures
-from vla_teach.checks import GAINS
+from vla_teach.checks import GAINS, check_count
 from vla_teach.chunkwise import chunk_write, state_norms, vla_chunk
 from vla_teach.streams import DIRECTIONS, correlated_stream
 
@@ -27,6 +27,7 @@ def penalty_view(lambda_0, K, T, correlation, gain, direction, seed, t):
     OFF_THE_CHART), M [K, K] = M_t - lambda_0 I, A [K, K] = lambda_0 A_t - I, cond, the condition number of M_t.
     """
     k, v, u = correlated_stream(T, K, correlation=correlation, direction=direction, seed=seed)
+    check_count("t", t, 1, T)
     times = np.unique(np.linspace(1, T, 200).round().astype(int))
     zero = np.zeros((v.shape[1], K))
     with np.errstate(over="ignore", invalid="ignore"):  # the raw gain can explode, and the picture shows it
@@ -34,7 +35,9 @@ def penalty_view(lambda_0, K, T, correlation, gain, direction, seed, t):
             "linear attention": state_norms(zero[None], v[None], k[None])[0],
             "DeltaNet": chunk_write(k, k, v, k, zero, 64, norms=True)[2],
             "VLA": vla_chunk(k, k, v, u, lambda_0, gain=gain, trace=True)[1].trace.norm_S,
-            "recursive least squares": vla_chunk(k, k, v, k, lambda_0, gain="least_squares", trace=True)[1].trace.norm_S,
+            "recursive least squares": vla_chunk(k, k, v, k, lambda_0, gain="least_squares", trace=True)[
+                1
+            ].trace.norm_S,
         }
     norms = {memory: norm[times - 1] for memory, norm in norms.items()}
     norms["exact least squares"] = exact_norms(k, v, u, lambda_0, times)
@@ -108,8 +111,8 @@ def penalty():
     if os.environ.get("VLA_STATIC"):
         figures.show(
             fig,
-            "Above, how large each memory's state has grown by token t; below, the penalty matrix and its inverse at the "
-            "token that the time slider names, white where nothing has changed since the start.",
+            "Above, how large each memory's state has grown by token t; below, the penalty matrix and its inverse at "
+            "the token that the time slider names, white where nothing has changed since the start.",
             penalty_summary(view, PENALTY["t"]),
             explorer=dict(name="penalty", params=PENALTY),
         )

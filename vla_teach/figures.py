@@ -1,4 +1,4 @@
-"""One look for every picture: a Plotly template, a colour and a dash for each memory, captions and text alternatives."""
+"""One look for every picture: a template, a colour and a dash for each memory, captions and text alternatives."""
 
 import inspect
 import json

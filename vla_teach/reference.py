@@ -8,7 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla_teach.checks import check_beta, check_directions, check_gain, check_lambda, check_part, check_qkv
+from vla_teach.checks import (
+    as_floats,
+    check_beta,
+    check_directions,
+    check_gain,
+    check_inverse,
+    check_lambda,
+    check_number,
+    check_part,
+    check_qkv,
+)
 
 
 class Trace(NamedTuple):
@@ -50,9 +60,10 @@ def write_gain(A, k, gain):
     "least_squares": A k, which with u = k is recursive least squares.
     """
     a = A @ k
-    if gain == "least_squares" or not a.any():
+    if gain == "least_squares":
         return a
-    return a / (np.linalg.norm(a) if gain == "unit" else k @ a)
+    size = np.linalg.norm(a) if gain == "unit" else k @ a
+    return a / size if size else 0 * a
 
 
 def write(S, k, v, g):
@@ -78,8 +89,8 @@ def vla_recurrent(q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_stat
     """
     q, k, v = check_qkv(q, k, v)
     u, beta, gain = check_directions(u, k), check_beta(beta, k), check_gain(gain)
-    S, A = start(k, v, check_lambda(lambda_0), initial_state)
-    (T, K), o = k.shape, np.empty_like(v)
+    S, A = start(k, v, lambda_0, initial_state)
+    T, o = len(k), np.empty_like(v)
     record = Recorder(T, A) if trace else None
     for t in range(T):
         for row in u[t]:
@@ -94,10 +105,10 @@ def vla_recurrent(q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_stat
 
 def start(k, v, lambda_0, initial_state):
     """S [V, K] and A [K, K] before the first token."""
-    K, V = k.shape[1], v.shape[1]
+    K, V, lambda_0 = k.shape[1], v.shape[1], check_lambda(lambda_0, k.dtype)
     if initial_state is None:
-        return np.zeros((V, K), k.dtype), np.eye(K, dtype=k.dtype) / k.dtype.type(lambda_0)
-    return check_part(initial_state, "S", (V, K), k.dtype), check_part(initial_state, "A", (K, K), k.dtype)
+        return np.zeros((V, K), k.dtype), np.eye(K, dtype=k.dtype) / lambda_0
+    return check_part(initial_state, "S", (V, K), k.dtype), check_inverse(initial_state, K, k.dtype)
 
 
 class Recorder:
@@ -165,7 +176,7 @@ def exact_least_squares(q, k, v, u, lambda_0=0.1, initial_state=None):
     """
     q, k, v = check_qkv(q, k, v)
     u = check_directions(u, k)
-    S, A = start(k, v, check_lambda(lambda_0), initial_state)
+    S, A = start(k, v, lambda_0, initial_state)
     H, o = np.linalg.inv(A), np.empty_like(v)
     targets = S @ H  # sum of v k^T so far
     for t in range(len(k)):
@@ -183,11 +194,10 @@ def softmax_attention(q, k, v, scale=None, initial_state=None):
     Returns (o [T, V], State with keys and values). Raises ValueError or TypeError naming the argument.
     """
     q, k, v = check_qkv(q, k, v)
-    keys, values = k, v
+    keys, values = k.copy(), v.copy()
     if initial_state is not None:
-        past = len(initial_state.keys) if initial_state.keys is not None else 0
-        keys = np.vstack([check_part(initial_state, "keys", (past, k.shape[1]), k.dtype), k])
-        values = np.vstack([check_part(initial_state, "values", (past, v.shape[1]), k.dtype), v])
+        keys = np.vstack([check_part(initial_state, "keys", (None, k.shape[1]), k.dtype), k])
+        values = np.vstack([check_part(initial_state, "values", (len(keys) - len(k), v.shape[1]), k.dtype), v])
     return softmax_map(q, keys, scale) @ values, State(keys=keys, values=values)
 
 
@@ -204,20 +214,29 @@ def attention_map(q, k, g=None, beta=None):
     """The matrix P with o = P v that a recurrent memory hides, when it starts from S = 0.
 
     q, k [T, K]; g [T, K] the gains: k for the delta rule, `state.trace.gains` for VLA; None for linear attention,
-    which has no error term. beta [T] as given to the memory. Returns P [T, T], lower triangular:
-    P = tril(Q G^T) (I + stril(K G^T))^{-1}.
+    which has no error term and no beta. beta [T] as given to the memory. Returns P [T, T], lower triangular:
+    P = tril(Q G^T) (I + stril(K G^T))^{-1}. Raises ValueError or TypeError naming the argument that does not fit.
     """
     q, k, _ = check_qkv(q, k, k)
-    if g is None:
+    if g is None and beta is None:
         return np.tril(q @ k.T)
-    g = check_directions(g, k)[:, 0] * check_beta(beta, k)[:, None]
+    if np.shape(g) != k.shape:
+        raise ValueError(f"g has shape {np.shape(g)}; expected that of k, [T, K] = {k.shape}")
+    (g,) = as_floats(g=g)
+    g = g.astype(k.dtype) * check_beta(beta, k)[:, None]
     W = np.eye(len(k), dtype=k.dtype) + np.tril(k @ g.T, -1)
     return np.linalg.solve(W.T, np.tril(q @ g.T).T).T
 
 
 def softmax_map(q, k, scale=None):
-    """Softmax attention's own matrix, rows summing to 1. q [T, K], k [T + past, K] -> [T, T + past], causal."""
-    scores = q @ k.T * (q.shape[1] ** -0.5 if scale is None else scale)
+    """Softmax attention's own matrix, rows summing to 1. q [T, K], k [past + T, K] -> [T, past + T], causal.
+
+    scale multiplies q . k, 1/sqrt(K) where None. Raises ValueError or TypeError naming the argument that does not fit.
+    """
+    q, k = as_floats(q=q, k=k)
+    if q.ndim != 2 or k.ndim != 2 or q.shape[1] != k.shape[1] or not 0 < len(q) <= len(k):
+        raise ValueError(f"q has shape {q.shape}, k {k.shape}; expected [T, K] and [past + T, K]")
+    scores = q @ k.T * q.dtype.type(q.shape[1] ** -0.5 if scale is None else check_number("scale", scale))
     scores[~np.tri(*scores.shape, len(k) - len(q), dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
@@ -228,15 +247,20 @@ def softmax_map(q, k, scale=None):
 
 def elu_plus_one(x):
     """The positive feature map phi(x) = elu(x) + 1 of linear attention: x + 1 above 0, exp(x) below. Any shape."""
+    (x,) = as_floats(x=x)
     return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
 
 
 def unit_rows(x):
     """Every row of x [..., K] brought to length 1; a zero row stays zero."""
+    (x,) = as_floats(x=x)
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return x / np.where(length > 0, length, 1)
 
 
 def z_normaliser(phi_q, phi_k):
-    """The divisor z_t . phi(q_t) with z_t = sum of phi(k_s), s <= t. phi_q, phi_k [T, K] -> [T, 1], o / it is [T, V]."""
+    """The divisor of o [T, V]: z_t . phi(q_t) with z_t = sum of phi(k_s), s <= t. phi_q, phi_k [T, K] -> [T, 1]."""
+    phi_q, phi_k = as_floats(phi_q=phi_q, phi_k=phi_k)
+    if phi_q.ndim != 2 or phi_q.shape != phi_k.shape:
+        raise ValueError(f"phi_q has shape {phi_q.shape}; expected that of phi_k, [T, K], which has {phi_k.shape}")
     return np.sum(np.cumsum(phi_k, axis=0) * phi_q, axis=1, keepdims=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vla_teach.checks import check_count, check_number
 from vla_teach.reference import unit_rows
 
 DIRECTIONS = ("projected", "along the key")
@@ -23,10 +24,14 @@ class Stream(NamedTuple):
 
 
 def uniform(shape, seed, lane):
-    """Numbers strictly between 0 and 1: a counter, mixed by the last step of MurmurHash3. seed, lane: small integers."""
+    """Numbers strictly between 0 and 1: a counter, mixed by the last step of MurmurHash3. seed, lane: integers."""
     x = np.arange(1, np.prod(shape) + 1, dtype=np.uint32)
     with np.errstate(over="ignore"):  # 32-bit wrap-around is meant
-        x = x * np.uint32(0x9E3779B9) + np.uint32(seed) * np.uint32(0x85EBCA77) + np.uint32(lane) * np.uint32(0xC2B2AE3D)
+        x = (
+            x * np.uint32(0x9E3779B9)
+            + np.uint32(seed) * np.uint32(0x85EBCA77)
+            + np.uint32(lane) * np.uint32(0xC2B2AE3D)
+        )
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
             x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
     return ((x + 0.5) / 2**32).reshape(shape)
@@ -44,10 +49,9 @@ def correlated_stream(T, K, V=16, correlation=0.0, direction="projected", seed=0
     direction: "projected" gives the paper's u = W k / (|W k| sqrt(K)) with one random W (trained in a real model);
     "along the key" gives u = k. Returns a Stream. Raises ValueError naming the argument that does not fit.
     """
-    for name, value in (("T", T), ("K", K), ("V", V)):
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number above 0")
-    if not 0 <= correlation < 1:
+    for name, value, least in (("T", T, 1), ("K", K, 1), ("V", V, 1), ("seed", seed, 0)):
+        check_count(name, value, least)
+    if not 0 <= check_number("correlation", correlation) < 1:
         raise ValueError(f"correlation is {correlation!r}; expected a number in [0, 1)")
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is {direction!r}; expected one of {', '.join(DIRECTIONS)}")

@@ -3,7 +3,7 @@
 "use strict";
 
 const vlaExplorer = (function () {
-  const round = (x) => Number(x).toPrecision(3).replace(/\.?0+$/, "").replace(/e\+?(-?)0*/, "e$1");
+  const round = (x) => (x === 0 ? "0" : Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5 ? Number(x).toExponential(1) : String(Number(Number(x).toPrecision(3))));
 
   const explorers = {
     penalty: {

@@ -30,6 +30,29 @@
     };
   }
 
+  // Plotly's own slider cannot be moved by keyboard; a native one in its place can, and a screen reader names it.
+  async function addSlider(figure, plot, stored) {
+    await Plotly.addFrames(plot, stored.frames);
+    const { steps, active = 0, currentvalue } = stored.layout.sliders[0];
+    const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: steps.length - 1 });
+    const output = document.createElement("output");
+    const label = Object.assign(document.createElement("label"), { className: "vla-frames" });
+    label.append(currentvalue.prefix, input, output);
+    figure.prepend(label);
+    const show = () => {
+      output.textContent = steps[input.value].label;
+      input.setAttribute("aria-valuetext", output.textContent);
+    };
+    input.addEventListener("input", () => {
+      show();
+      const [frame, options] = steps[input.value].args;
+      Plotly.animate(plot, frame, options);
+    });
+    input.value = active;
+    show();
+    await Plotly.relayout(plot, { sliders: [] });
+  }
+
   async function draw(figure) {
     const plot = figure.querySelector(".vla-plot");
     const stored = JSON.parse(figure.querySelector("script").textContent);
@@ -38,7 +61,7 @@
     const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
     await Plotly.newPlot(plot, stored.data, stored.layout, config);
     await Plotly.relayout(plot, pageColours());
-    if (stored.frames?.length) await Plotly.addFrames(plot, stored.frames);
+    if (stored.frames?.length) await addSlider(figure, plot, stored);
     const explorer = stored.layout.meta?.explorer;
     if (explorer) {
       await load("memory.js");

@@ -1,4 +1,4 @@
-"""The book's Sphinx extension: figures that need no CDN, MathJax from the wheel, and a build that refuses stale chapters."""
+"""The book's Sphinx extension: figures and MathJax with no CDN, and a build that refuses stale chapters."""
 
 import html
 import json

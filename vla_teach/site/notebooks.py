@@ -67,12 +67,14 @@ def cell_sources(book):
 
 
 def run(path):
-    """Execute a chapter from a fresh kernel and store it. A cell that raises stops it; the file is then left as it was."""
+    """Execute a chapter from a fresh kernel and store it. A cell that raises stops it and leaves the file as it was."""
     from nbclient import NotebookClient
 
     book = nbformat.read(path, as_version=4)
     book.metadata = {"kernelspec": KERNEL}
-    client = NotebookClient(book, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": path.parent}})
+    client = NotebookClient(
+        book, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": path.parent}}
+    )
     asked = nbformat.v4.new_code_cell(ASK_FOR_MODULES)
     with client.setup_kernel():
         n = 0

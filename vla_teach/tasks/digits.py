@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vla_teach.checks import as_floats, check_count
 from vla_teach.reference import unit_rows
 
 
@@ -25,8 +26,8 @@ def digits_stream(n_train=1300, seed=0):
 
     data = load_digits()
     total = len(data.target)
-    if not 0 < n_train < total:
-        raise ValueError(f"n_train is {n_train!r}; expected from 1 to {total - 1}")
+    check_count("n_train", n_train, 1, total - 1)
+    check_count("seed", seed, 0)
     order = np.random.default_rng(seed).permutation(total)
     images, labels = data.images[order], data.target[order]
     k, v = unit_rows(images.reshape(total, 64)), np.eye(10)[labels]
@@ -36,4 +37,7 @@ def digits_stream(n_train=1300, seed=0):
 
 def accuracy(S, test):
     """The share of test images whose largest recalled value S k [10] is that of their digit. S [10, 64]."""
+    (S,) = as_floats(S=S)
+    if S.shape != (10, 64):
+        raise ValueError(f"S has shape {S.shape}; expected [V, K] = (10, 64)")
     return float(np.mean(np.argmax(test.k @ S.T, axis=1) == test.labels))
