@@ -23,7 +23,14 @@ STYLES = {
 DIVERGING = [[0, "#2166AC"], [0.25, "#92C5DE"], [0.5, "#F7F7F7"], [0.75, "#F4A582"], [1, "#B2182B"]]
 GRID = "rgba(128,128,128,0.25)"
 
-_axis = dict(gridcolor=GRID, zerolinecolor=GRID, linecolor="rgba(128,128,128,0.6)", ticks="outside", automargin=True)
+_axis = dict(
+    gridcolor=GRID,
+    zerolinecolor=GRID,
+    linecolor="rgba(128,128,128,0.6)",
+    ticks="outside",
+    automargin=True,
+    exponentformat="power",
+)
 pio.templates["vla"] = go.layout.Template(
     layout=dict(
         font=dict(family="system-ui, sans-serif", size=13, color="#222222"),
@@ -55,10 +62,10 @@ def line(fig, memory, x, y, name=None, **trace):
 
 
 def level(fig, x, y, text):
-    """Add a thin horizontal line at height y from x[0] to x[1], with words above its left end. Returns fig."""
+    """Add a thin horizontal line at height y from x[0] to x[1], with words below its right end. Returns fig."""
     thin_line = dict(width=1, color="rgba(128,128,128,0.9)")
     return fig.add_scatter(
-        x=x, y=[y, y], text=[text, ""], mode="lines+text", textposition="top right", line=thin_line, showlegend=False
+        x=x, y=[y, y], text=["", text], mode="lines+text", textposition="bottom left", line=thin_line, showlegend=False
     )
 
 

@@ -48,16 +48,21 @@ class State(NamedTuple):
 
 
 def sherman_morrison(A, u):
-    """The inverse of M + u u^T from A, the inverse of M. A [K, K], u [K] -> [K, K], in O(K^2) steps."""
+    """The inverse of M + u u^T from A, the inverse of M, in O(K^2) steps.
+
+    A [K, K], u [K] -> [K, K].
+    """
     Au = A @ u
     return A - np.outer(Au, Au) / (1 + u @ Au)
 
 
 def write_gain(A, k, gain):
-    """The direction g in which an error is written. A [K, K], k [K] -> [K]. A zero key writes nothing.
+    """The direction g in which an error is written. A zero key writes nothing.
 
-    "unit": A k / |A k| (the paper). "interpolate": A k / (k^T A k), so that S k = v after the write.
+    "unit": A k / |A k|, the paper's.
+    "interpolate": A k / (k^T A k), so that S k = v after the write.
     "least_squares": A k, which with u = k is recursive least squares.
+    A [K, K], k [K] -> [K].
     """
     a = A @ k
     if gain == "least_squares":
@@ -67,25 +72,31 @@ def write_gain(A, k, gain):
 
 
 def write(S, k, v, g):
-    """S [V, K] after it has taken the pair (k [K], v [V]) along g [K]: the error, placed along the gain."""
+    """The state after it has taken the pair (k, v): the error, placed along the gain.
+
+    S [V, K], k [K], v [V], g [K] -> [V, K].
+    """
     return S + np.outer(v - S @ k, g)
 
 
 # ---- Variational Linear Attention -------------------------------------------------------------------------------
 
 
-def vla_recurrent(q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_state=None, trace=False):
-    """Variational Linear Attention, one token at a time (arXiv 2605.11196, Appendix A), in O(T K (K + V)).
+def vla_recurrent(
+    q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_state=None, trace=False
+):  # fmt: skip
+    """Variational Linear Attention, one token at a time (arXiv 2605.11196, Appendix A).
 
     q, k [T, K], v [T, V]: queries, keys (used as given) and values.
-    u [T, K] or [T, R, K]: penalty directions; M_t = lambda_0 I + sum of u u^T over the tokens so far.
-    lambda_0: above 0. Only used where no initial_state is given, which brings its own A.
-    beta [T] in [0, 1] or None: the share of the error that is written.
+    u [T, K] or [T, R, K]: penalty directions; M_t = lambda_0 I + sum of u u^T so far.
+    lambda_0: above 0; not used with an initial_state, which brings its own A.
+    beta [T] in [0, 1] or None: the share of the error that is written, None for all.
     gain: "unit", "interpolate" or "least_squares"; see `write_gain`.
-    initial_state: a State with S [V, K] and A [K, K] to go on from; None starts from S = 0, A = I / lambda_0.
-    trace: also record what the pictures need, in `state.trace` (slow: an eigenvalue problem a token).
+    initial_state: a State with S [V, K], A [K, K]; None for S = 0, A = I / lambda_0.
+    trace: also record what the pictures need, in `state.trace` (slow).
 
-    Returns (o [T, V], State). Raises ValueError or TypeError naming the argument that does not fit.
+    Returns (o [T, V], State), in O(T K (K + V)) steps.
+    Raises ValueError or TypeError naming the argument that does not fit.
     """
     q, k, v = check_qkv(q, k, v)
     u, beta, gain = check_directions(u, k), check_beta(beta, k), check_gain(gain)

@@ -23,18 +23,20 @@ def factors(word):
 
 
 def rewrite(expression, rules):
-    """expression expanded, every pattern replaced by its value until none is left, numbers simplified."""
+    """The expression expanded, every pattern replaced by its value until none is left."""
     rules = [(factors(pattern), value) for pattern, value in rules]
     todo, done = [sp.expand(expression)], {}
     while todo:
         for term in sp.Add.make_args(todo.pop()):
             number, word = sp.Mul(*term.args_cnc()[0]), factors(term)
-            hit = next(((i, p, value) for p, value in rules for i in starts(word, p)), None)
+            hits = ((i, p, value) for p, value in rules for i in starts(word, p))
+            hit = next(hits, None)
             if hit is None:
                 done[word] = done.get(word, 0) + number
             else:
                 i, p, value = hit
-                todo.append(sp.expand(number * sp.Mul(*word[:i]) * value * sp.Mul(*word[i + len(p) :])))
+                replaced = sp.Mul(*word[:i]) * value * sp.Mul(*word[i + len(p) :])
+                todo.append(sp.expand(number * replaced))
     return sp.Add(*(sp.simplify(number) * sp.Mul(*word) for word, number in done.items()))
 
 
