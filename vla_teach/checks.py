@@ -11,16 +11,20 @@ def as_floats(**arrays):
     float32 stays float32 if every array has it; all else (integers, mixed widths) becomes float64.
     Raises TypeError for other dtypes, ValueError for ragged lists, NaN or infinity; all name the argument.
     """
-    out = {}
-    for name, x in arrays.items():
-        try:
-            out[name] = np.asarray(x)
-        except ValueError:
-            raise ValueError(f"{name} is not one array; expected rows of equal length") from None
-        if out[name].dtype.kind not in "iuf" or out[name].dtype == np.float16:
-            raise TypeError(f"{name} has dtype {out[name].dtype}; expected float32, float64 or integers")
+    out = {name: as_array(name, x) for name, x in arrays.items()}
+    for name, x in out.items():
+        if x.dtype.kind not in "iuf" or x.dtype == np.float16:
+            raise TypeError(f"{name} has dtype {x.dtype}; expected float32, float64 or integers")
     dtype = np.float32 if all(x.dtype == np.float32 for x in out.values()) else np.float64
     return [cast(name, x, dtype) for name, x in out.items()]
+
+
+def as_array(name, x):
+    """x as an array, refused where NumPy can make none of it."""
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise ValueError(f"{name} is not one array; expected rows of equal length") from None
 
 
 def cast(name, x, dtype):
@@ -42,7 +46,15 @@ def check_qkv(q, k, v):
         raise ValueError(f"q has shape {q.shape}; expected that of k, [T, K] = {k.shape}")
     if len(v) != len(k):
         raise ValueError(f"v has {len(v)} rows; expected one a token, T = {len(k)}")
+    check_lengths("k", k)
     return q, k, v
+
+
+def check_lengths(name, rows):
+    """Every row [..., K] has a length that its dtype can hold."""
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.sum(rows * rows, axis=-1)).all():
+            raise ValueError(f"{name} has a row whose length is beyond {rows.dtype}; expected smaller numbers")
 
 
 def check_directions(u, k):
@@ -52,22 +64,26 @@ def check_directions(u, k):
     rows = u[:, None, :] if u.ndim == 2 else u
     if rows.ndim != 3 or rows.shape[0] != T or rows.shape[2] != K or rows.shape[1] == 0:
         raise ValueError(f"u has shape {u.shape}; expected [T, K] = [{T}, {K}] or [T, R, K] = [{T}, R, {K}]")
-    return cast("u", rows, k.dtype)
+    rows = cast("u", rows, k.dtype)
+    check_lengths("u", rows)
+    return rows
 
 
 def check_number(name, value):
     """One finite number, as a float."""
-    if np.ndim(value) or np.asarray(value).dtype.kind not in "iuf":
+    array = as_array(name, value)
+    if array.ndim or array.dtype.kind not in "iuf":
         raise TypeError(f"{name} is {value!r}; expected one number")
-    if not np.isfinite(value):
+    if not np.isfinite(array):
         raise ValueError(f"{name} is {value}; expected a finite number")
-    return float(value)
+    return float(array)
 
 
 def check_lambda(lambda_0, dtype):
     """A finite number above 0 whose inverse dtype can hold too."""
-    value = dtype.type(check_number("lambda_0", lambda_0))
+    number = check_number("lambda_0", lambda_0)
     with np.errstate(all="ignore"):
+        value = dtype.type(number)
         inverse = 1 / value
     if not (0 < value < np.inf and 0 < inverse < np.inf):
         raise ValueError(f"lambda_0 is {lambda_0}; expected a number above 0 that, like its inverse, {dtype} can hold")
@@ -118,7 +134,7 @@ def check_inverse(state, K, dtype):
     A = check_part(state, "A", (K, K), dtype)
     try:
         np.linalg.cholesky(A)
-        symmetric = np.abs(A - A.T).max() <= 1e-3 * np.abs(A).max()
+        symmetric = np.abs(A - A.T).max() <= 1e-3 * np.abs(A).max() and np.isfinite(np.linalg.inv(A)).all()
     except np.linalg.LinAlgError:
         symmetric = False
     if not symmetric:

@@ -47,10 +47,10 @@ def penalty_gains(k, u, M, gain, C):
     (T, R, K), dtype = u.shape, k.dtype
     k, u = in_chunks(k, C), in_chunks(u.reshape(T * R, K), C * R)  # [N, C, K], [N, C R, K]
     M = np.cumsum(np.concatenate([M[None], mT(u) @ u]), axis=0)  # [N + 1, K, K]: before each chunk, after the last
-    root = lower_inverse(np.linalg.cholesky(M[:-1]))
+    root = lower_inverse(cholesky(M[:-1]))
     A = mT(root) @ root  # [N, K, K]
     uA = u @ A  # [N, C R, K]
-    L_inv = lower_inverse(np.linalg.cholesky(np.eye(C * R, dtype=dtype) + uA @ mT(u)))
+    L_inv = lower_inverse(cholesky(np.eye(C * R, dtype=dtype) + uA @ mT(u)))
     past = np.repeat(np.arange(C), R)[:, None] <= np.arange(C)  # [C R, C]: row of token s, column of token t, s <= t
     Y = L_inv @ (uA @ mT(k))  # [N, C R, C]
     Y *= past
@@ -89,6 +89,17 @@ def state_norms(S_in, E, g):
     growth = np.sum(E * (2 * S_g + E * np.sum(g * g, axis=2, keepdims=True)), axis=2)
     squared = np.sum(S_in * S_in, axis=(1, 2))[:, None] + np.cumsum(growth, axis=1)
     return np.sqrt(np.maximum(squared, 0))
+
+
+def cholesky(M):
+    """The lower triangular L [..., n, n] with M = L L^T."""
+    try:
+        return np.linalg.cholesky(M)
+    except np.linalg.LinAlgError:
+        words = (
+            f"lambda_0 is too small for {M.dtype} and these u: the penalty is no longer positive definite to rounding"
+        )
+        raise ValueError(f"{words}; expected a larger lambda_0 or float64 input") from None
 
 
 def lower_inverse(L):

@@ -31,13 +31,13 @@ def penalty_view(lambda_0, K, T, correlation, gain, direction, seed, t):
     times = np.unique(np.linspace(1, T, 200).round().astype(int))
     zero = np.zeros((v.shape[1], K))
     with np.errstate(over="ignore", invalid="ignore"):  # the raw gain can explode, and the picture shows it
+        _, vla = vla_chunk(k, k, v, u, lambda_0, gain=gain, trace=True)
+        _, rls = vla_chunk(k, k, v, k, lambda_0, gain="least_squares", trace=True)
         norms = {
             "linear attention": state_norms(zero[None], v[None], k[None])[0],
             "DeltaNet": chunk_write(k, k, v, k, zero, 64, norms=True)[2],
-            "VLA": vla_chunk(k, k, v, u, lambda_0, gain=gain, trace=True)[1].trace.norm_S,
-            "recursive least squares": vla_chunk(k, k, v, k, lambda_0, gain="least_squares", trace=True)[
-                1
-            ].trace.norm_S,
+            "VLA": vla.trace.norm_S,
+            "recursive least squares": rls.trace.norm_S,
         }
     norms = {memory: norm[times - 1] for memory, norm in norms.items()}
     norms["exact least squares"] = exact_norms(k, v, u, lambda_0, times)

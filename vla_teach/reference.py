@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vla_teach.checks import (
+    as_array,
     as_floats,
+    cast,
     check_beta,
     check_directions,
     check_gain,
@@ -231,10 +233,10 @@ def attention_map(q, k, g=None, beta=None):
     q, k, _ = check_qkv(q, k, k)
     if g is None and beta is None:
         return np.tril(q @ k.T)
-    if np.shape(g) != k.shape:
+    if as_array("g", g).shape != k.shape:
         raise ValueError(f"g has shape {np.shape(g)}; expected that of k, [T, K] = {k.shape}")
     (g,) = as_floats(g=g)
-    g = g.astype(k.dtype) * check_beta(beta, k)[:, None]
+    g = cast("g", g, k.dtype) * check_beta(beta, k)[:, None]
     W = np.eye(len(k), dtype=k.dtype) + np.tril(k @ g.T, -1)
     return np.linalg.solve(W.T, np.tril(q @ g.T).T).T
 
@@ -245,9 +247,10 @@ def softmax_map(q, k, scale=None):
     scale multiplies q . k, 1/sqrt(K) where None. Raises ValueError or TypeError naming the argument that does not fit.
     """
     q, k = as_floats(q=q, k=k)
-    if q.ndim != 2 or k.ndim != 2 or q.shape[1] != k.shape[1] or not 0 < len(q) <= len(k):
+    if q.ndim != 2 or k.ndim != 2 or q.shape[1] != k.shape[1] or not 0 < len(q) <= len(k) or not q.size:
         raise ValueError(f"q has shape {q.shape}, k {k.shape}; expected [T, K] and [past + T, K]")
-    scores = q @ k.T * q.dtype.type(q.shape[1] ** -0.5 if scale is None else check_number("scale", scale))
+    scale = q.shape[1] ** -0.5 if scale is None else check_number("scale", scale)
+    scores = q @ k.T * cast("scale", np.float64(scale), q.dtype)
     scores[~np.tri(*scores.shape, len(k) - len(q), dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
@@ -265,6 +268,8 @@ def elu_plus_one(x):
 def unit_rows(x):
     """Every row of x [..., K] brought to length 1; a zero row stays zero."""
     (x,) = as_floats(x=x)
+    if not x.ndim:
+        raise ValueError(f"x has shape {x.shape}; expected at least one dimension, [..., K]")
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return x / np.where(length > 0, length, 1)
 

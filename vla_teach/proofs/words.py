@@ -14,16 +14,23 @@ def matrices(names):
 
 
 def factors(word):
-    """The matrix factors of a product, powers written out: M^2 u -> (M, M, u)."""
+    """The matrix factors of a product, powers written out: M^2 u -> (M, M, u). Refuses any other power."""
     out = []
     for factor in word.args_cnc()[1]:
         base, power = factor.as_base_exp()
+        if not (power.is_Integer and power > 0):
+            raise ValueError(
+                f"{factor} is no word; expected whole powers above 0, and a symbol of its own for an inverse"
+            )
         out += [base] * int(power)
     return tuple(out)
 
 
 def rewrite(expression, rules):
     """The expression expanded, every pattern replaced by its value until none is left."""
+    for pattern, _ in rules:
+        if pattern.args_cnc()[0] or not factors(pattern):
+            raise ValueError(f"the pattern {pattern} is no word; expected a product of matrix symbols alone")
     rules = [(factors(pattern), value) for pattern, value in rules]
     todo, done = [sp.expand(expression)], {}
     while todo:

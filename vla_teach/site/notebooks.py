@@ -23,7 +23,7 @@ ASK_FOR_MODULES = "import sys; print(*sorted(m for m in sys.modules if m.split('
 def chapters(root=ROOT):
     """The notebooks of the table of contents, as paths."""
     toc = yaml.safe_load((root / "_toc.yml").read_text())
-    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    files = [chapter["file"] for part in toc.get("parts", []) for chapter in part["chapters"]]
     return [path for file in files if (path := root / f"{file}.ipynb").exists()]
 
 
