@@ -71,18 +71,18 @@ def penalty_figure(view, t):
         cols=2,
         specs=[[{"colspan": 2}, None], [{}, {}]],
         row_heights=[0.52, 0.48],
-        vertical_spacing=0.16,
+        vertical_spacing=0.2,
         horizontal_spacing=0.12,
-        subplot_titles=("", "penalty added, M<sub>t</sub> − λ₀I", "inverse, λ₀A<sub>t</sub> − I"),
+        subplot_titles=("", "M<sub>t</sub> − λ₀I", "λ₀A<sub>t</sub> − I"),
     )
-    fig.update_layout(template="vla", height=680, margin=dict(t=60), legend=dict(y=1.0))
+    fig.update_layout(template="vla", height=700, margin=dict(t=60, b=70), legend=dict(y=1.0))
     for memory in MEMORIES:
         figures.line(fig, memory, view["times"], view["norms"][memory])
     fig.add_scatter(x=[t, t], y=[0.1, OFF_THE_CHART], mode="lines", name="token t", showlegend=False)
     fig.data[-1].update(line=dict(color="rgba(128,128,128,0.8)", width=1), hoverinfo="skip")
-    bar = dict(len=0.42, y=0.2, thickness=10)
-    fig.add_trace(figures.penalty_heatmap(view["M"], colorbar=dict(bar, x=0.44), name="M"), row=2, col=1)
-    fig.add_trace(figures.penalty_heatmap(view["A"], 1, colorbar=dict(bar, x=1.0), name="A"), row=2, col=2)
+    for col, name, limit in ((1, "M", None), (2, "A", 1)):
+        bar = dict(len=0.4, x=0.22 + 0.56 * (col - 1))
+        fig.add_trace(figures.penalty_heatmap(view[name], limit, colorbar=bar, name=name), row=2, col=col)
     fig.update_xaxes(title="tokens seen, t (log scale)", type="log", row=1, col=1)
     fig.update_yaxes(title="‖S<sub>t</sub>‖<sub>F</sub>, in lengths of v (log scale)", type="log", row=1, col=1)
     fig.update_yaxes(range=[-1, np.log10(highest(view))], row=1, col=1)
@@ -111,8 +111,8 @@ def penalty():
     if os.environ.get("VLA_STATIC"):
         figures.show(
             fig,
-            "Above, how large each memory's state has grown by token t; below, the penalty matrix and its inverse at "
-            "the token that the time slider names, white where nothing has changed since the start.",
+            "Above, how large each memory's state has grown by token t; below, how far the penalty and its inverse at "
+            "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged).",
             penalty_summary(view, PENALTY["t"]),
             explorer=dict(name="penalty", params=PENALTY),
         )

@@ -21,6 +21,8 @@ STYLES = {
     "softmax": dict(color="#7F7F7F", dash="solid"),
 }
 DIVERGING = [[0, "#2166AC"], [0.25, "#92C5DE"], [0.5, "#F7F7F7"], [0.75, "#F4A582"], [1, "#B2182B"]]
+# Colour bars lie below, so that heatmaps keep their size on narrow screens.
+BAR = dict(orientation="h", thickness=10, y=0, yanchor="top", ypad=28, len=0.8, tickangle=0, nticks=4)
 GRID = "rgba(128,128,128,0.25)"
 
 _axis = dict(
@@ -72,7 +74,8 @@ def level(fig, x, y, text):
 def penalty_heatmap(change, limit=None, **trace):
     """Heatmap of how far a penalty [K, K] is from where it began: white unchanged, red above, blue below."""
     limit = float(limit if limit is not None else np.abs(change).max() or 1)
-    return go.Heatmap(z=thin(change), zmin=-limit, zmax=limit, colorscale=DIVERGING, **trace)
+    bar = dict(BAR, **trace.pop("colorbar", {}))
+    return go.Heatmap(z=thin(change), zmin=-limit, zmax=limit, colorscale=DIVERGING, colorbar=bar, **trace)
 
 
 def thin(x):

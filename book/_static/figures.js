@@ -25,6 +25,8 @@
     return {
       "font.color": text,
       "paper_bgcolor": "rgba(0,0,0,0)",
+      "modebar.bgcolor": "rgba(0,0,0,0)",
+      "modebar.color": text,
       "hoverlabel.bgcolor": surface,
       "hoverlabel.font.color": text,
     };
@@ -58,7 +60,7 @@
     const stored = JSON.parse(figure.querySelector("script").textContent);
     await load("vendor/plotly.min.js");
     plot.replaceChildren();
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
+    const config = { responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
     await Plotly.newPlot(plot, stored.data, stored.layout, config);
     await Plotly.relayout(plot, pageColours());
     if (stored.frames?.length) await addSlider(figure, plot, stored);
