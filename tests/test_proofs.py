@@ -74,8 +74,8 @@ def numbers(d, r, seed):
         inverse.M: M,
         inverse.A: A,
         **{inverse.u: u, inverse.ut: u.T, inverse.w: w, inverse.wt: w.T, inverse.U: U, inverse.Ut: U.T},
-        inverse.C: np.linalg.inv(np.eye(r) + U.T @ A @ U),
-        **{inverse.s: (u.T @ A @ u).item(), inverse.b: (u.T @ A @ w).item(), inverse.c: (w.T @ A @ w).item()},
+        inverse.Y: np.linalg.inv(np.eye(r) + U.T @ A @ U),
+        **{inverse.a: (u.T @ A @ u).item(), inverse.b: (u.T @ A @ w).item(), inverse.c: (w.T @ A @ w).item()},
     }
 
 

@@ -97,7 +97,7 @@ def vla_recurrent(
     initial_state: a State with S [V, K], A [K, K]; None for S = 0, A = I / lambda_0.
     trace: also record what the pictures need, in `state.trace` (slow).
 
-    Returns (o [T, V], State), in O(T K (K + V)) steps.
+    Returns (o [T, V], State), in O(T K (R K + V)) steps.
     Raises ValueError or TypeError naming the argument that does not fit.
     """
     q, k, v = check_qkv(q, k, v)

@@ -1,0 +1,514 @@
+"""The built book as a reader meets it: first the files, then every page in a browser, then the sliders.
+
+The numbers that the pages compute are compared with Python's. VLA_PAGES names another folder than _build/html.
+"""
+
+import base64
+import json
+import re
+from functools import lru_cache
+from html.parser import HTMLParser
+from statistics import median
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+import yaml
+from browser import PENALTY_PAGE, ROOT, check_norms, complaints, tab
+
+from vla_teach.explorers import PENALTY, penalty_summary, penalty_view
+from vla_teach.figures import MIME
+from vla_teach.streams import DIRECTIONS, correlated_stream, normal, uniform
+
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+DOCS = [TOC["root"]] + [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
+
+
+@lru_cache
+def figures_of(doc):
+    """The Plotly figures stored in a page's notebook; none for a page of words."""
+    path = ROOT / f"{doc}.ipynb"
+    cells = json.loads(path.read_text())["cells"] if path.exists() else []
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    return [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
+
+
+CHAPTERS = [doc for doc in DOCS if (ROOT / f"{doc}.ipynb").exists()]
+FRAMED = [(doc, n) for doc in DOCS for n, figure in enumerate(figures_of(doc)) if figure.get("frames")]
+every_page = pytest.mark.parametrize("doc", DOCS)
+
+
+# ---- the files ----------------------------------------------------------------------------------------------------
+
+
+LOADED = set("stylesheet icon preload prefetch modulepreload preconnect dns-prefetch manifest".split())  # of links
+
+
+class Page(HTMLParser):
+    """What a page has: ids, links, addresses it loads, figures, their text alternatives."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.loads, self.figures, self.labels = set(), [], [], 0, []
+        self.feed(path.read_text())
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        classes = (attributes.get("class") or "").split()
+        self.ids |= {attributes[name] for name in ("id", "name") if attributes.get(name)}
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+        if tag == "meta" and attributes.get("http-equiv", "").lower() == "refresh":
+            self.links.append(attributes["content"].partition("url=")[2])
+        if tag == "link" and LOADED & set(attributes.get("rel", "").split()):
+            self.loads.append(attributes["href"])
+        if tag != "a" and "src" in attributes:
+            self.loads.append(attributes["src"])
+        self.figures += "vla-figure" in classes
+        if "vla-plot" in classes:
+            self.labels.append(attributes.get("aria-label"))
+
+
+read = lru_cache(Page)
+
+
+def is_elsewhere(address):
+    parts = urlsplit(address)
+    return bool(parts.netloc or parts.scheme) and parts.scheme != "data"
+
+
+def target(path, address):
+    """The file that a page's address leads to, and the fragment."""
+    parts = urlsplit(address)
+    return (path.parent / unquote(parts.path)).resolve() if parts.path else path, unquote(parts.fragment)
+
+
+@pytest.fixture(scope="module")
+def reachable(pages):
+    """Every page that links lead to from the first one and from the table of contents."""
+    waiting = [(pages / f"{doc}.html").resolve() for doc in ["index", *DOCS]]
+    found = {}
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.exists():
+            found[path] = read(path)
+            near = (target(path, link)[0] for link in found[path].links if not is_elsewhere(link))
+            waiting += [other for other in near if other.suffix == ".html"]
+    return found
+
+
+@every_page
+def test_page_has_its_figures(pages, doc):
+    """Guards that a page exists, shows every figure its notebook stores, and tells each in words."""
+    page = read(pages / f"{doc}.html")
+    assert page.figures == len(figures_of(doc))
+    assert len(page.labels) == page.figures and all(label and label.strip() for label in page.labels)
+    assert page.figures or doc not in CHAPTERS, "a chapter without a figure"
+
+
+def test_links_lead_somewhere(reachable):
+    """Guards every internal link: the file is there, and so is the place in it."""
+    broken = []
+    for path, page in reachable.items():
+        for link in page.links:
+            if not is_elsewhere(link):
+                other, fragment = target(path, link)
+                if not other.exists() or (fragment and fragment not in read(other).ids):
+                    broken.append(f"{path.name}: {link}")
+    assert not broken
+
+
+def test_pages_load_only_themselves(reachable):
+    """Guards that no page names a script, style, picture or frame of another host, or one that is not there."""
+    wrong = [
+        f"{path.name}: {address}"
+        for path, page in reachable.items()
+        for address in page.loads
+        if is_elsewhere(address) or not target(path, address)[0].exists()
+    ]
+    assert not wrong
+
+
+# ---- every page, large and light, small and dark ------------------------------------------------------------------
+
+SCREENS = {
+    "desktop": dict(width=1280, height=900, color_scheme="light"),
+    "phone": dict(width=390, height=844, color_scheme="dark"),
+}
+
+# The least contrast (WCAG) between a figure's words and what lies behind them, and the lightness of those words.
+READ_FIGURE = """figure => {
+  const rgba = words => words.match(/[\\d.]+/g).map(Number);
+  const light = c => [0.2126, 0.7152, 0.0722].reduce((sum, part, i) =>
+    sum + part * (c[i] <= 10 ? c[i] / 3294 : ((c[i] / 255 + 0.055) / 1.055) ** 2.4), 0);
+  const svg = figure.querySelector('.main-svg'), box = svg.getBoundingClientRect();
+  let behind = svg;
+  while (behind.parentElement && (rgba(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0)
+    behind = behind.parentElement;
+  const paper = light(rgba(getComputedStyle(behind).backgroundColor));
+  const words = [...figure.querySelectorAll('.main-svg text')]
+    .filter(text => text.textContent.trim() && !text.closest('.heatmap-label'))
+    .map(text => light(rgba(getComputedStyle(text).fill)));
+  return {
+    width: box.width, height: box.height, left: box.left, right: box.right,
+    visible: svg.checkVisibility(), marks: figure.querySelectorAll('.mlayer path, .mlayer image').length,
+    lightness: [Math.min(...words), Math.max(...words)],
+    contrast: Math.min(...words.map(w => (Math.max(w, paper) + 0.05) / (Math.min(w, paper) + 0.05))),
+    unlabelled: [...figure.querySelectorAll('input, select')]
+      .filter(input => ![...input.labels].some(label => label.textContent.trim())).length,
+  };
+}"""
+
+
+def draw_all(page):
+    """Scroll to every figure and wait until it is drawn. Returns the figures."""
+    figures = page.query_selector_all(".vla-figure")
+    for figure in figures:
+        figure.scroll_into_view_if_needed()
+        page.wait_for_function("figure => figure.dataset.drawn === 'yes'", arg=figure)
+    return figures
+
+
+def check_figure(seen, width, dark):
+    """What READ_FIGURE saw: something is drawn, inside the screen, in readable words, each control with a name."""
+    assert seen["visible"] and seen["width"] > 100 and seen["height"] > 100 and seen["marks"]
+    assert seen["left"] >= 0 and seen["right"] <= width
+    assert seen["contrast"] > 4.5 and (seen["lightness"][0] > 0.4 if dark else seen["lightness"][1] < 0.2)
+    assert seen["unlabelled"] == 0
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@every_page
+def test_page_in_a_browser(browser, site, doc, screen):
+    """Guards what a reader sees: no error, nothing from elsewhere, figures drawn, maths typeset, nothing too wide."""
+    width, dark = SCREENS[screen]["width"], SCREENS[screen]["color_scheme"] == "dark"
+    with tab(browser, **SCREENS[screen]) as page:
+        wrong = complaints(page)
+        page.goto(f"{site}/{doc}.html")
+        page.evaluate("() => window.MathJax?.startup?.promise")
+        figures = draw_all(page)
+        assert len(figures) == len(figures_of(doc))
+        for figure in figures:
+            check_figure(figure.evaluate(READ_FIGURE), width, dark)
+        maths = page.evaluate("""() => {
+          const all = [...document.querySelectorAll('.math')];
+          return { all: all.length, set: all.filter(math => math.querySelector('mjx-container')).length,
+                   wrong: document.querySelectorAll('mjx-merror').length };
+        }""")
+        assert maths["set"] == maths["all"] and maths["wrong"] == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
+        assert not wrong
+
+
+def test_figures_follow_the_theme(browser, site):
+    """Guards that figures change colour with the page, when its button is pressed."""
+    with tab(browser, **SCREENS["desktop"]) as page:
+        page.goto(f"{site}/{FRAMED[0][0]}.html")
+        figures = draw_all(page)
+        for _ in range(3):  # the button goes round: as the system does, light, dark
+            page.locator(".theme-switch-button").locator("visible=true").first.click()
+            dark = page.evaluate("document.documentElement.dataset.theme") == "dark"
+            page.wait_for_timeout(300)
+            for figure in figures:
+                check_figure(figure.evaluate(READ_FIGURE), 1280, dark)
+            if dark:
+                return
+        pytest.fail("the button never led to the dark theme")
+
+
+# ---- the sliders of figures with frames ---------------------------------------------------------------------------
+
+
+def flat(values):
+    """A stored or drawn array of any shape, NaN for null, in one row."""
+    if isinstance(values, dict):  # Plotly's packed form
+        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]).astype(float)
+    return np.array(values, float).ravel()
+
+
+DRAWN = "plot => plot._fullData.map(trace => Array.from(trace.z ?? trace.y, x => x?.length ? Array.from(x) : x))"
+MARKS = """plot => [...plot.querySelectorAll('.mlayer path, .mlayer image')]
+  .map(mark => mark.getAttribute('d') ?? mark.getAttribute('href') ?? mark.getAttribute('xlink:href')).join()"""
+
+
+@pytest.mark.parametrize(("doc", "n"), FRAMED)
+def test_frame_slider(browser, site, doc, n):
+    """Guards the slider of a figure with frames: by keyboard it names and draws the frame of its place."""
+    stored = figures_of(doc)[n]
+    steps = stored["layout"]["sliders"][0]["steps"]
+    frames = {frame["name"]: frame for frame in stored["frames"]}
+    with tab(browser) as page:
+        wrong = complaints(page)
+        page.goto(f"{site}/{doc}.html")
+        figure = draw_all(page)[n]
+        plot, slider = figure.query_selector(".vla-plot"), figure.query_selector(".vla-frames input")
+        slider.focus()
+        at = int(slider.input_value())
+        assert at == stored["layout"]["sliders"][0].get("active", 0)
+        keys = ["ArrowRight", "ArrowRight", "ArrowLeft"] if at < 2 else ["ArrowLeft", "ArrowLeft", "ArrowRight"]
+        for key in [*keys, "Home", "End"]:
+            marks = plot.evaluate(MARKS)
+            page.keyboard.press(key)
+            page.wait_for_function(f"([plot, marks]) => ({MARKS})(plot) !== marks", arg=[plot, marks])
+            at = {"Home": 0, "End": len(steps) - 1}.get(key, at + (key == "ArrowRight") - (key == "ArrowLeft"))
+            label = steps[at]["label"]
+            assert figure.query_selector(".vla-frames output").text_content() == label
+            assert slider.get_attribute("aria-valuetext") == label
+            frame, drawn = frames[steps[at]["args"][0][0]], plot.evaluate(DRAWN)
+            for trace, data in zip(frame.get("traces") or range(len(drawn)), frame["data"], strict=True):
+                wanted = flat(data["z"] if "z" in data else data["y"])
+                assert np.array_equal(flat(drawn[trace]), wanted, equal_nan=True)
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Tab")
+        assert slider.evaluate("slider => slider === document.activeElement"), "Tab does not reach the slider"
+        assert not wrong
+
+
+# ---- the memory in JavaScript -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def memory(browser, site):
+    """An empty page with memory.js."""
+    with tab(browser) as page:
+        page.add_script_tag(url=f"{site}/_static/memory.js")
+        yield page
+
+
+@pytest.mark.parametrize(("n", "seed", "lane"), [(64_000, 0, 0), (1000, 9, 7), (1, 3, 1)])
+def test_draws_in_javascript(memory, n, seed, lane):
+    """Guards that the page draws the random numbers that Python draws."""
+    got = memory.evaluate("a => [[...vlaMemory.uniform(...a)], [...vlaMemory.normal(...a)]]", [n, seed, lane])
+    assert np.array_equal(got[0], uniform((n,), seed, lane))
+    np.testing.assert_allclose(got[1], normal((n,), seed, lane), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(("T", "K", "V", "correlation", "seed"), [(1000, 64, 16, 0.95, 9), (7, 4, 3, 0, 0)])
+def test_stream_in_javascript(memory, T, K, V, correlation, direction, seed):
+    """Guards that the page draws the stream that Python draws."""
+    ask = (
+        "a => { const { k, v, u } = vlaMemory.correlatedStream(...a); return [k, v, u].map(x => x.map(r => [...r])); }"
+    )
+    got = memory.evaluate(ask, [T, K, V, correlation, direction, seed])
+    for part, wanted in zip(got, correlated_stream(T, K, V, correlation, direction, seed), strict=True):
+        np.testing.assert_allclose(part, wanted, rtol=0, atol=1e-13)
+
+
+NAMES = ("lambda_0", "K", "T", "correlation", "gain", "direction", "seed", "t")
+SETTINGS = [  # both ends of every slider and all of both lists
+    tuple(PENALTY[name] for name in NAMES),
+    (1e-3, 64, 1000, 0.95, "unit", "along the key", 9, 1000),
+    (1e3, 4, 100, 0, "interpolate", "projected", 3, 1),
+    (0.1, 32, 500, 0.5, "least_squares", "projected", 0, 250),
+    (1e-3, 64, 1000, 0.95, "least_squares", "projected", 0, 1000),
+    (1e-3, 4, 1000, 0.95, "least_squares", "along the key", 5, 1),
+    (1e-3, 64, 100, 0, "interpolate", "along the key", 7, 100),
+    (1e3, 64, 1000, 0, "least_squares", "projected", 1, 500),
+    (10**0.3, 12, 250, 0.3, "unit", "projected", 2, 1),
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: "-".join(map(str, setting)))
+def test_view_in_javascript(memory, setting):
+    """Guards that the page computes what Python computes, at the sliders' ends too."""
+    p = dict(zip(NAMES, setting, strict=True))
+    ask = "p => { const view = vlaMemory.penaltyView(p); return { ...view, M: [...view.M], A: [...view.A] }; }"
+    got, wanted = memory.evaluate(ask, p), penalty_view(**p)
+    assert got["times"] == wanted["times"].tolist()
+    check_norms(got["norms"], wanted["norms"])
+    for name in ("M", "A"):
+        np.testing.assert_allclose(got[name], wanted[name].ravel(), rtol=0, atol=1e-6 * np.abs(wanted[name]).max())
+    assert got["cond"] == pytest.approx(wanted["cond"], rel=1e-6)
+
+
+# ---- the explorer -------------------------------------------------------------------------------------------------
+
+SLIDERS = ("lambda_0", "K", "T", "correlation", "t", "seed")
+LISTS = ("gain", "direction")
+STATE = """figure => {
+  const plot = figure.querySelector('.vla-plot'), shown = {}, words = {};
+  for (const input of figure.querySelectorAll('.vla-controls input, .vla-controls select')) {
+    const name = input.id.replace(/^.*-/, '');
+    shown[name] = input.type === 'range' ? Number(input.value) : input.value;
+    words[name] = input.type === 'range' ? document.getElementById(input.id + '-value').textContent : input.value;
+    if (input.type === 'range' && input.getAttribute('aria-valuetext') !== words[name]) words[name] = 'unlike aria';
+  }
+  return {
+    shown, words, sentence: figure.querySelector('.vla-words').textContent, label: plot.getAttribute('aria-label'),
+    times: plot.data.slice(0, 5).map(trace => Array.from(trace.x)), mark: plot.data[5].x,
+    norms: Object.fromEntries(plot.data.slice(0, 5).map(trace => [trace.name, Array.from(trace.y)])),
+    M: plot.data[6].z.flat(), A: plot.data[7].z.flat(), limits: [plot.data[6].zmin, plot.data[6].zmax],
+    range: plot._fullLayout.yaxis.range,
+  };
+}"""
+
+
+def figures_in(sentence):
+    """A sentence without its numbers, and the numbers."""
+    pattern = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+    return re.sub(pattern, "#", sentence), [float(x) for x in re.findall(pattern, sentence)]
+
+
+class Explorer:
+    """The penalty explorer in a page."""
+
+    def __init__(self, page):
+        self.page, self.figure = page, page.query_selector(".vla-figure:has(.vla-controls)")
+        self.plot = self.figure.query_selector(".vla-plot")
+
+    def control(self, name):
+        return self.figure.query_selector(f"[id$='-{name}']")
+
+    def after(self, act):
+        """Act, wait until the figure is drawn again, and return the parameters and the view that are shown."""
+        before = int(self.figure.get_attribute("data-redraws"))
+        act()
+        self.page.wait_for_function("([f, n]) => Number(f.dataset.redraws) > n", arg=[self.figure, before])
+        return self.check()
+
+    def press(self, key):
+        return self.after(lambda: self.page.keyboard.press(key))
+
+    def click(self, title):
+        return self.after(self.figure.query_selector(f".vla-presets button:text-is('{title}')").click)
+
+    def check(self):
+        """All that is shown belongs together, and is what Python gives. Returns the parameters and Python's view."""
+        state = self.figure.evaluate(STATE)
+        p = state["shown"] | dict(lambda_0=10 ** state["shown"]["lambda_0"])
+        for name, value in p.items():
+            shown = state["words"][name]
+            assert shown == value if name in LISTS else float(shown) == pytest.approx(value, rel=6e-3), name
+        view = penalty_view(**p)
+        assert all(times == view["times"].tolist() for times in state["times"]) and state["mark"] == [p["t"]] * 2
+        check_norms(state["norms"], view["norms"])
+        for name in ("M", "A"):
+            np.testing.assert_allclose(state[name], view[name].ravel(), rtol=0, atol=1e-6 * np.abs(view[name]).max())
+        limit = np.abs(view["M"]).max()
+        assert state["limits"] == pytest.approx([-limit, limit], rel=1e-6)
+        top = np.log10(max(np.nanmax(norm) for norm in view["norms"].values()))
+        assert state["range"][0] < 0 and top < state["range"][1] < max(1, top) + 0.3, "a curve leaves the axis"
+        assert state["label"] == state["sentence"]
+        words, values = figures_in(state["sentence"])
+        wanted_words, wanted_values = figures_in(penalty_summary(view, p["t"]))
+        assert words == wanted_words
+        assert values == pytest.approx(wanted_values, rel=6e-3)
+        return p, view
+
+
+@pytest.fixture(scope="module")
+def explorer_page(browser, site):
+    with tab(browser) as page:
+        wrong = complaints(page)
+        page.goto(f"{site}/{PENALTY_PAGE}")
+        draw_all(page)
+        page.wait_for_selector(".vla-figure[data-redraws]")
+        yield page
+        assert not wrong
+
+
+@pytest.fixture
+def explorer(explorer_page):
+    """The explorer, reset."""
+    found = Explorer(explorer_page)
+    found.click("Reset")
+    return found
+
+
+def test_reset(explorer):
+    """Guards that Reset brings back what the figure was stored with, words included."""
+    explorer.control("lambda_0").focus()
+    explorer.press("End")
+    p, _ = explorer.click("Reset")
+    assert p == pytest.approx(PENALTY)
+
+
+@pytest.mark.parametrize("name", SLIDERS)
+def test_slider(explorer, name):
+    """Guards every slider, by keyboard, one step and to both ends: number, picture and words follow."""
+    explorer.control(name).focus()
+    before = PENALTY[name]
+    for key in ("ArrowRight", "End", "Home"):
+        marks = explorer.plot.evaluate(MARKS)
+        p, _ = explorer.press(key)
+        assert (p[name] > before) if key != "Home" else (p[name] < before)
+        assert explorer.plot.evaluate(MARKS) != marks, "the picture stayed as it was"
+        before = p[name]
+        others = {other: value for other, value in p.items() if other not in (name, "t")}
+        assert others == pytest.approx({other: PENALTY[other] for other in others})
+    assert p["t"] == min(p["T"], 1 if name == "t" else PENALTY["t"])
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_list(explorer, name):
+    """Guards every entry of the two lists."""
+    control = explorer.control(name)
+    entries = control.evaluate("list => [...list.options].map(option => option.value)")
+    assert len(entries) == {"gain": 3, "direction": 2}[name] and entries[0] == PENALTY[name]
+    for entry in [*entries[1:], entries[0]]:
+        marks = explorer.plot.evaluate(MARKS)
+        p, _ = explorer.after(lambda entry=entry: control.select_option(entry))
+        assert p == pytest.approx(PENALTY | {name: entry})
+        assert explorer.plot.evaluate(MARKS) != marks, "the picture stayed as it was"
+
+
+def test_presets(explorer):
+    """Guards the presets: each shows what its title says."""
+    buttons = explorer.figure.query_selector_all(".vla-presets button")
+    shown = {button.text_content(): None for button in buttons}
+    for title in shown:
+        shown[title] = explorer.click(title)
+    (p, _), (q, view) = shown.pop("Uncorrelated keys"), shown.pop("Correlated keys")
+    assert p == pytest.approx(PENALTY | dict(correlation=0))
+    assert q["correlation"] > 0.8 and view["norms"]["VLA"][-1] > view["norms"]["DeltaNet"][-1]  # the chapter's claim
+    _, view = shown.pop("λ₀ → ∞ is DeltaNet")
+    np.testing.assert_allclose(view["norms"]["VLA"], view["norms"]["DeltaNet"], rtol=1e-3)
+    _, view = shown.pop("The raw gain explodes")
+    assert np.isnan(view["norms"]["VLA"][-1]) and not np.isnan(view["norms"]["DeltaNet"]).any()
+    assert shown.pop("Reset")[0] == pytest.approx(PENALTY)
+    assert not shown, "a preset that no test knows"
+
+
+def test_controls_by_keyboard(explorer):
+    """Guards that Tab goes through all controls, in their order, then through the buttons."""
+    wanted = explorer.figure.evaluate(
+        "figure => [...figure.querySelectorAll('.vla-controls [id]:is(input, select)')].map(input => input.id)"
+    )
+    assert [wanted_id.split("-")[-1] for wanted_id in wanted] == [*SLIDERS[:5], *LISTS, "seed"]
+    wanted += explorer.figure.evaluate("figure => [...figure.querySelectorAll('button')].map(b => b.textContent)")
+    explorer.control(SLIDERS[0]).focus()
+    explorer.page.keyboard.press("Shift+Tab")
+    reached = []
+    for _ in wanted:
+        explorer.page.keyboard.press("Tab")
+        reached.append(explorer.page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+    assert reached == wanted
+
+
+def test_redraw_is_quick(explorer):
+    """Guards the time from a move to the new picture, at the largest sizes: under 250 ms on two cores."""
+    for name in ("K", "T"):
+        explorer.control(name).focus()
+        explorer.press("End")
+    times = explorer.figure.evaluate(
+        """async (figure, values) => {
+          const input = figure.querySelector("[id$='-lambda_0']"), times = [];
+          for (const value of values) {
+            const before = figure.dataset.redraws, start = performance.now();
+            input.value = value;
+            input.dispatchEvent(new Event('input'));
+            while (figure.dataset.redraws === before) await new Promise(requestAnimationFrame);
+            await new Promise(requestAnimationFrame);
+            times.push(performance.now() - start);
+          }
+          return times;
+        }""",
+        [-3, -1.5, 0, 1.5, 3],
+    )
+    p, _ = explorer.check()
+    assert (p["lambda_0"], p["K"], p["T"]) == (1000, 64, 1000)
+    print(f"a redraw at K = 64, T = 1000 takes {median(times):.0f} ms")
+    assert median(times) < 250, f"a redraw takes {median(times):.0f} ms (five moves: {times})"
