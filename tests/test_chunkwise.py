@@ -13,6 +13,7 @@ from oracle import GAINS, VECTORS, assert_close, check_chunkwise, draw, naive_vl
 from vla_teach import chunkwise
 from vla_teach.chunkwise import SLAB, lower_inverse, vla_chunk
 from vla_teach.reference import vla_recurrent
+from vla_teach.streams import correlated_stream
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)  # the same examples in every run
 CHUNKS = (1, 2, 7, 16, 64)
@@ -226,3 +227,12 @@ def test_faster_than_the_recurrence():
         if ratio >= 3:
             break
     assert ratio >= 3, f"vla_chunk is only {ratio:.2f} times faster than vla_recurrent"
+
+
+def test_a_state_that_explodes_is_still_right():
+    """Guards the chunk's triangular inverse: huge entries late in a chunk must not spoil the tokens before them."""
+    k, v, u = correlated_stream(40, 64, correlation=0.95)
+    _, slow = vla_recurrent(k, k, v, u, 1e-3, gain="least_squares", trace=True)
+    _, fast = vla_chunk(k, k, v, u, 1e-3, gain="least_squares", trace=True)
+    assert slow.trace.norm_S[-1] > 1e50
+    assert np.allclose(fast.trace.norm_S, slow.trace.norm_S, rtol=1e-9, atol=0)

@@ -57,14 +57,12 @@ class Page(HTMLParser):
         attributes = dict(attributes)
         classes = (attributes.get("class") or "").split()
         self.ids |= {attributes[name] for name in ("id", "name") if attributes.get(name)}
-        if tag == "a" and "href" in attributes:
-            self.links.append(attributes["href"])
+        loaded = tag != "a" and (tag != "link" or LOADED & set(attributes.get("rel", "").split()))
+        for name in ("href", "src"):
+            if name in attributes:
+                (self.loads if loaded else self.links).append(attributes[name])
         if tag == "meta" and attributes.get("http-equiv", "").lower() == "refresh":
             self.links.append(attributes["content"].partition("url=")[2])
-        if tag == "link" and LOADED & set(attributes.get("rel", "").split()):
-            self.loads.append(attributes["href"])
-        if tag != "a" and "src" in attributes:
-            self.loads.append(attributes["src"])
         self.figures += "vla-figure" in classes
         if "vla-plot" in classes:
             self.labels.append(attributes.get("aria-label"))

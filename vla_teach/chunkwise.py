@@ -103,13 +103,19 @@ def cholesky(M):
 
 
 def lower_inverse(L):
-    """Inverse of lower triangular matrices [..., n, n]: halves first, then the block below, -D^{-1} B A^{-1}."""
-    n = L.shape[-1]
-    if n <= 8 or n % 2:
-        return np.linalg.inv(L)
+    """Inverse of lower triangular matrices [..., n, n]: halves first, then the block below, -D^{-1} B A^{-1}.
+
+    Small ones row by row, without pivoting: huge entries (a gain that explodes) then do no harm to the rows above them.
+    """
+    n, out = L.shape[-1], np.zeros_like(L)
+    if n <= 2 or n % 2:
+        for i in range(n):
+            out[..., i, :] = -(L[..., i, None, :i] @ out[..., :i, :])[..., 0, :]
+            out[..., i, i] += 1
+            out[..., i, :] /= L[..., i, i, None]
+        return out
     h = n // 2
     A_inv, D_inv = lower_inverse(np.stack([L[..., :h, :h], L[..., h:, h:]]))
-    out = np.zeros_like(L)
     out[..., :h, :h], out[..., h:, h:] = A_inv, D_inv
     out[..., h:, :h] = -D_inv @ (L[..., h:, :h] @ A_inv)
     return out

@@ -39,17 +39,22 @@ def penalty_view(lambda_0, K, T, correlation, gain, direction, seed, t):
             "VLA": vla.trace.norm_S,
             "recursive least squares": rls.trace.norm_S,
         }
-    norms = {memory: norm[times - 1] for memory, norm in norms.items()}
+    norms = {memory: until_off_the_chart(norm)[times - 1] for memory, norm in norms.items()}
     norms["exact least squares"] = exact_norms(k, v, u, lambda_0, times)
     added = u[:t].T @ u[:t]
     eigenvalues = np.linalg.eigvalsh(added) + lambda_0
     return dict(
         times=times,
-        norms={memory: np.where(norm < OFF_THE_CHART, norm, np.nan) for memory, norm in norms.items()},
+        norms=norms,
         M=added,
         A=np.linalg.inv(np.eye(K) + added / lambda_0) - np.eye(K),
         cond=eigenvalues[-1] / eigenvalues[0],
     )
+
+
+def until_off_the_chart(norm):
+    """norm [T], NaN from the first token at which it is too large to draw: what comes after is mostly rounding."""
+    return np.where(np.logical_and.accumulate(norm < OFF_THE_CHART), norm, np.nan)
 
 
 def exact_norms(k, v, u, lambda_0, times):

@@ -132,14 +132,16 @@ const vlaMemory = (function () {
 
   const OFF_THE_CHART = 1e6;
 
-  // |S_t| at `times` for a memory whose step changes S [V, K] by token t.
-  function normsOf(times, V, K, step, result = (S) => norm(S)) {
+  // |S_t| at `times` for a memory whose step changes S [V, K] by token t; null once it is too large to draw, since what
+  // comes after is mostly rounding. `read` turns S into the matrix to measure.
+  function normsOf(times, V, K, step, read = (S) => S) {
     const S = new Float64Array(V * K), last = times[times.length - 1], out = [];
+    let onTheChart = true;
     for (let t = 0, next = 0; t < last; t++) {
       step(S, t);
+      onTheChart &&= norm(S) < OFF_THE_CHART;
       if (t + 1 === times[next]) {
-        const value = result(S);
-        out.push(value < OFF_THE_CHART ? value : null);
+        out.push(onTheChart ? norm(read(S)) : null);
         next++;
       }
     }
@@ -175,7 +177,7 @@ const vlaMemory = (function () {
         shermanMorrison(A_exact, k[i]);
         shermanMorrison(A_exact, u[i]);
         addOuter(targets, v[i], k[i], 1);
-      }, (targets) => norm(rows(targets, K).flatMap((row) => Array.from(matvec(A_exact, row, K))))),
+      }, (targets) => rows(targets, K).flatMap((row) => Array.from(matvec(A_exact, row, K)))),
     };
     const M = identity(K, 0);
     for (let i = 0; i < t; i++) addOuter(M, u[i], u[i], 1);
