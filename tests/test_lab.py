@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from statistics import median
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from browser import ROOT, check_norms, tab
 
@@ -23,6 +24,7 @@ STATE = """() => {
     places: [...widget.querySelectorAll('.noUi-handle')].map(handle => Number(handle.ariaValueNow)),
     shown: Number(widget.querySelector('.widget-readout').textContent),
     norms: Object.fromEntries(data.slice(0, 5).map(trace => [trace.name, Array.from(trace.y)])),
+    matrices: data.slice(6).map(({ z }) => Array.from(z, row => Array.from(row))),
     size: [data[6].z.length, data[0].x.at(-1)],
     sentence: widget.querySelector('.widget-html-content').textContent,
   };
@@ -123,6 +125,8 @@ def settled(page, **changed):
     page.wait_for_function(f"size => String(({STATE})().size) === String(size)", arg=[p["K"], p["T"]])
     state = page.evaluate(STATE)
     check_norms(state["norms"], view["norms"])
+    for got, wanted in zip(state["matrices"], (view["M"], view["A"]), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
     places = dict(zip(SLIDERS, state["places"], strict=True))
     assert 10 ** places.pop("lambda_0") == pytest.approx(p["lambda_0"])
     assert places == pytest.approx({name: p[name] for name in places})

@@ -16,6 +16,13 @@ from vla_teach.streams import DIRECTIONS, correlated_stream
 
 MEMORIES = ("linear attention", "DeltaNet", "VLA", "recursive least squares", "exact least squares")
 OFF_THE_CHART = 1e6  # a norm above this is a memory that has exploded; its curve stops there
+PRESETS = {
+    "Uncorrelated keys": dict(correlation=0),
+    "Correlated keys": dict(correlation=0.9, direction="along the key", lambda_0=0.01),
+    "λ₀ → ∞ is DeltaNet": dict(lambda_0=1000),
+    "The raw gain explodes": dict(gain="least_squares", lambda_0=0.1, direction="projected"),
+    "Reset": {},
+}
 PENALTY = dict(lambda_0=0.1, K=32, T=500, correlation=0.5, gain="unit", direction="projected", seed=0, t=250)
 
 
@@ -119,7 +126,7 @@ def penalty():
             "Above, how large each memory's state has grown by token t; below, how far the penalty and its inverse at "
             "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged).",
             penalty_summary(view, PENALTY["t"]),
-            explorer=dict(name="penalty", params=PENALTY),
+            explorer=dict(name="penalty", params=PENALTY, presets=PRESETS),
         )
         return None
     return penalty_widget(go.FigureWidget(fig))
@@ -145,17 +152,27 @@ def penalty_widget(fig):
 
     def redraw(_=None):
         p = {name: control.value for name, control in controls.items()}
-        p["t"] = min(p["t"], p["T"])
+        controls["t"].max, p["t"] = p["T"], min(p["t"], p["T"])
         view = penalty_view(**p)
         with fig.batch_update():
             update_penalty_figure(fig, view, p["t"])
         words.value = penalty_summary(view, p["t"])
 
+    def preset(name):
+        def choose(_):
+            for control, value in {**PENALTY, **PRESETS[name]}.items():
+                controls[control].value = value
+
+        button = w.Button(description=name, layout={"width": "auto"})
+        button.on_click(choose)
+        return button
+
     for control in controls.values():
         control.observe(redraw, "value")
     redraw()
     panel = w.Box(list(controls.values()), layout={"flex_flow": "row wrap"})
-    return w.VBox([panel, words, fig])
+    presets = w.Box([preset(name) for name in PRESETS], layout={"flex_flow": "row wrap"})
+    return w.VBox([panel, presets, words, fig])
 
 
 def update_penalty_figure(fig, view, t):

@@ -1,5 +1,6 @@
-// Sliders for the static page. An explorer is a list of controls, a list of presets, and three functions: view computes
-// (from memory.js), draw puts a view into the Plotly figure, words tells it in a sentence.
+// Sliders for the static page. An explorer is a list of controls and four functions: fit makes parameters agree,
+// view computes (from memory.js), draw puts a view into the Plotly figure, words tells it in a sentence. What the sliders
+// start from and the presets come with the figure, from explorers.py.
 "use strict";
 
 const vlaExplorer = (function () {
@@ -13,17 +14,11 @@ const vlaExplorer = (function () {
         { name: "K", label: "key width K", min: 4, max: 64, step: 4 },
         { name: "T", label: "tokens T", min: 100, max: 1000, step: 50 },
         { name: "correlation", label: "key correlation", min: 0, max: 0.95, step: 0.05 },
-        { name: "t", label: "time t", min: 1, max: 1000, step: 1 },
+        { name: "t", label: "time t", min: 1, max: 1000, step: 1, most: "T" },
         { name: "gain", label: "gain", options: ["unit", "interpolate", "least_squares"] },
         { name: "direction", label: "penalty direction", options: ["projected", "along the key"] },
         { name: "seed", label: "seed", min: 0, max: 9, step: 1 },
       ],
-      presets: {
-        "Uncorrelated keys": { correlation: 0 },
-        "Correlated keys": { correlation: 0.9, direction: "along the key", lambda_0: 0.01 },
-        "λ₀ → ∞ is DeltaNet": { lambda_0: 1000 },
-        "The raw gain explodes": { gain: "least_squares", lambda_0: 0.1, direction: "projected" },
-      },
       fit(p) {
         p.t = Math.min(p.t, p.T);
       },
@@ -68,7 +63,8 @@ const vlaExplorer = (function () {
       ? element("select", { id }, ...control.options.map((name) => element("option", { value: name }, name)))
       : element("input", { id, type: "range", min: control.min, max: control.max, step: control.step });
     const read = () => (control.options ? input.value : control.log ? 10 ** Number(input.value) : Number(input.value));
-    const show = (value) => {
+    const show = (value, params) => {
+      if (control.most) input.max = params[control.most];
       input.value = control.log ? Math.log10(value) : value;
       const shown = control.options ? value : round(value);
       if (!control.options) {
@@ -81,7 +77,7 @@ const vlaExplorer = (function () {
     return { show, box: element("div", { className: "vla-control" }, label, input, output) };
   }
 
-  function mount(figure, plot, name, initial) {
+  function mount(figure, plot, name, initial, presets) {
     const explorer = explorers[name];
     const params = { ...initial };
     const words = element("p", { className: "vla-words" });
@@ -93,7 +89,7 @@ const vlaExplorer = (function () {
     function update(changes) {
       Object.assign(params, changes);
       explorer.fit(params);
-      for (const key of Object.keys(controls)) controls[key].show(params[key]);
+      for (const key of Object.keys(controls)) controls[key].show(params[key], params);
       if (waiting) return; // several moves within a frame are drawn once
       waiting = true;
       requestAnimationFrame(async () => {
@@ -109,7 +105,7 @@ const vlaExplorer = (function () {
     for (const control of explorer.controls) {
       controls[control.name] = makeControl(control, `${id}-${control.name}`, (key, value) => update({ [key]: value }));
     }
-    const buttons = Object.entries({ ...explorer.presets, Reset: {} }).map(([title, changes]) => {
+    const buttons = Object.entries(presets).map(([title, changes]) => {
       const button = element("button", { type: "button" }, title);
       button.addEventListener("click", () => update({ ...initial, ...changes }));
       return button;

@@ -68,7 +68,7 @@
     if (explorer) {
       await load("memory.js");
       await load("explorer.js");
-      vlaExplorer.mount(figure, plot, explorer.name, explorer.params);
+      vlaExplorer.mount(figure, plot, explorer.name, explorer.params, explorer.presets);
     }
     figure.dataset.drawn = "yes";
   }

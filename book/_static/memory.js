@@ -150,12 +150,9 @@ const vlaMemory = (function () {
 
   function gridOf(T, points = 200) {
     const times = new Set();
-    for (let i = 0; i < points; i++) times.add(roundHalfEven(1 + (T - 1) * i / (points - 1)));
+    for (let i = 0; i < points; i++) times.add(Math.round(1 + (T - 1) * i / (points - 1)));
     return [...times];
   }
-
-  // NumPy rounds halves to the even number.
-  const roundHalfEven = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
 
   function penaltyView({ lambda_0, K, T, correlation, gain, direction, seed, t }) {
     const V = 16, { k, v, u } = correlatedStream(T, K, V, correlation, direction, seed), times = gridOf(T);
