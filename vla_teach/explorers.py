@@ -126,7 +126,7 @@ def penalty():
             "Above, how large each memory's state has grown by token t; below, how far the penalty and its inverse at "
             "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged).",
             penalty_summary(view, PENALTY["t"]),
-            explorer=dict(name="penalty", params=PENALTY, presets=PRESETS),
+            explorer=dict(name="penalty", params=PENALTY, presets=list(PRESETS.items())),
         )
         return None
     return penalty_widget(go.FigureWidget(fig))

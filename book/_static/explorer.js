@@ -105,7 +105,7 @@ const vlaExplorer = (function () {
     for (const control of explorer.controls) {
       controls[control.name] = makeControl(control, `${id}-${control.name}`, (key, value) => update({ [key]: value }));
     }
-    const buttons = Object.entries(presets).map(([title, changes]) => {
+    const buttons = presets.map(([title, changes]) => {
       const button = element("button", { type: "button" }, title);
       button.addEventListener("click", () => update({ ...initial, ...changes }));
       return button;
