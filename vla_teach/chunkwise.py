@@ -103,7 +103,7 @@ def cholesky(M):
 
 
 def lower_inverse(L):
-    """Inverse of lower triangular matrices [..., n, n]: halves first, then the block below, -D^{-1} B A^{-1}.
+    """Inverse of lower triangular matrices [..., n, n]: both halves first, then the block below them.
 
     Small ones row by row, without pivoting: huge entries (a gain that explodes) then do no harm to the rows above them.
     """
@@ -115,9 +115,9 @@ def lower_inverse(L):
             out[..., i, :] /= L[..., i, i, None]
         return out
     h = n // 2
-    A_inv, D_inv = lower_inverse(np.stack([L[..., :h, :h], L[..., h:, h:]]))
-    out[..., :h, :h], out[..., h:, h:] = A_inv, D_inv
-    out[..., h:, :h] = -D_inv @ (L[..., h:, :h] @ A_inv)
+    top, bottom = lower_inverse(np.stack([L[..., :h, :h], L[..., h:, h:]]))
+    out[..., :h, :h], out[..., h:, h:] = top, bottom
+    out[..., h:, :h] = -bottom @ (L[..., h:, :h] @ top)
     return out
 
 

@@ -35,7 +35,7 @@ def fingerprint(module):
         spec = None
     if spec is None or spec.origin is None:
         return "gone"
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]
+    return short_hash(Path(spec.origin).read_bytes())
 
 
 def problems(path):
@@ -53,7 +53,7 @@ def problems(path):
                 found.append(f"{name}: code cell {n} wrote to stderr: {output.text.strip()[:80]}")
     if code and not any(cell.outputs for cell in code):
         found.append(f"{name}: its outputs were stripped")
-    if hashlib.sha256(cell_sources(book).encode()).hexdigest()[:12] != book.metadata.get("vla_teach", {}).get("cells"):
+    if cell_hash(book) != book.metadata.get("vla_teach", {}).get("cells"):
         found.append(f"{name}: its code changed after it was last run")
     for module, stored in book.metadata.get("vla_teach", {}).get("modules", {}).items():
         if fingerprint(module) != stored:
@@ -61,9 +61,14 @@ def problems(path):
     return found
 
 
-def cell_sources(book):
-    """All code of a notebook as one string."""
-    return json.dumps([cell.source for cell in book.cells if cell.cell_type == "code"])
+def cell_hash(book):
+    """Short hash of all code of a notebook."""
+    return short_hash(json.dumps([cell.source for cell in book.cells if cell.cell_type == "code"]).encode())
+
+
+def short_hash(data):
+    """The first twelve digits of the SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def run(path):
@@ -90,7 +95,7 @@ def run(path):
         "kernelspec": KERNEL,
         "language_info": {"name": "python"},
         "vla_teach": {
-            "cells": hashlib.sha256(cell_sources(book).encode()).hexdigest()[:12],
+            "cells": cell_hash(book),
             "modules": {module: fingerprint(module) for module in modules},
         },
     }
