@@ -105,7 +105,7 @@ MUTATIONS = {
         ("np.tril(g @ mT(g), -1)", "np.tril(g @ mT(g))"),
         ("np.sum(S_in * S_in, axis=(1, 2))[:, None] + ", ""),
         # the tools
-        ("= -D_inv @ ", "= D_inv @ "),
+        ("= -bottom @ ", "= bottom @ "),
         ("np.zeros((-len(x) % C", "np.ones((-len(x) % C"),
     ),
 }
