@@ -1,9 +1,8 @@
-"""The machine proofs of the book: what is true leaves 0, what is not does not, in symbols and in numbers."""
+"""The machine checks of the book: every labelled statement has one that passes, and every one can fail."""
 
 import json
 import re
-from collections import Counter
-from functools import cache
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,55 +12,191 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_close
 
-from vla_teach.proofs import inverse
-from vla_teach.proofs.words import factors, matrices, rewrite
+from vla_teach.proofs import CHAPTERS, STATEMENTS, check, inverse, report
+from vla_teach.proofs.statement import TOLERANCE, Refuted, Statement, above, apart, draw, left_over, refute
+from vla_teach.proofs.words import factors, matrices, rewrite, trace, transpose
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
+BLOCK = re.compile(
+    r"```\{prf:(definition|lemma|proposition|theorem|corollary)\}([^\n]*)\n:label: (\S+)\n(.*?)\n```", re.DOTALL
+)
+TWINS = [(label, twin) for label, statement in STATEMENTS.items() for twin in statement.twins]
 quick = settings(max_examples=40, deadline=None, derandomize=True)  # the same examples in every run
-sizes = given(d=st.integers(1, 6), r=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
-PROVED = [proof for proof, _ in inverse.PROOFS.values()]
-TWINS = [twin for _, twins in inverse.PROOFS.values() for twin in twins]
 
 
-# ---- what the proofs leave --------------------------------------------------------------------------------------
+def blocks():
+    """Every labelled statement that the chapters print: (label, title, text, chapter)."""
+    found = []
+    for path in sorted(BOOK.rglob("*.ipynb")):
+        if {"_build", ".ipynb_checkpoints"} & set(path.parts):
+            continue
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        chapter = path.relative_to(BOOK).with_suffix("").as_posix()
+        found += [(label, title.strip(), body, chapter) for _, title, label, body in BLOCK.findall(text)]
+        assert len(re.findall(r"\{prf:(?!proof|ref)\w+\}", text)) == len(BLOCK.findall(text)), f"{path.name}: no label"
+    return found
 
 
-@pytest.mark.parametrize("proof", PROVED, ids=lambda f: f.__name__)
-def test_a_proof_leaves_nothing(proof):
-    """Guards each identity that the book states."""
-    assert proof() == 0
+# ---- the book and the checks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda f: f.__name__)
-def test_a_wrong_twin_leaves_something(twin):
-    """Guards the proofs themselves, which a wrong formula must not pass."""
-    assert twin() != 0
+def test_every_labelled_statement_has_a_check_and_the_other_way_round():
+    """Guards the book's promise: no statement unchecked, no check that the book does not print, no label twice."""
+    labels = [label for label, *_ in blocks()]
+    assert sorted(labels) == sorted(STATEMENTS)
+    assert len(STATEMENTS) == sum(len(module.STATEMENTS) for module in CHAPTERS) >= 40
 
 
-def test_every_proof_has_a_twin():
-    """Guards against a proof that nothing shows to be able to fail."""
-    assert all(twins for _, twins in inverse.PROOFS.values())
+def test_the_book_prints_what_is_checked():
+    """Guards against a chapter and its check that drift apart: chapter, title and formula are the same in both."""
+    home = {s.label: chapter for module, chapter in CHAPTERS.items() for s in module.STATEMENTS}
+    for label, title, body, chapter in blocks():
+        statement = STATEMENTS[label]
+        assert chapter == home[label], f"{label} stands in {chapter}"
+        assert title == statement.title, f"{label} is titled {title!r}"
+        assert " ".join(statement.says.split()) in " ".join(body.split()), f"{label}: another formula in the book"
+        assert statement.given, f"{label} has no hypotheses"
+
+
+@pytest.mark.parametrize("label", STATEMENTS)
+def test_a_statement_passes_its_check(label):
+    """Guards each statement: in symbols, in numbers, its twins refused."""
+    found = check(STATEMENTS[label])
+    assert found.draws >= 50
+    assert found.worst <= TOLERANCE
+
+
+@pytest.mark.parametrize("label", STATEMENTS)
+@quick
+@given(d=st.integers(1, 7), n=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
+def test_a_statement_holds_for_other_sizes_and_draws(label, d, n, seed):
+    """Guards against draws chosen to please: hypothesis looks for a size and a seed that break the statement."""
+    statement = STATEMENTS[label]
+    d = max(d, statement.least_width)
+    assert statement.numbers(draw(seed, d, n)) <= 10 * TOLERANCE
+
+
+@pytest.mark.parametrize(("label", "twin"), TWINS)
+def test_a_wrong_twin_is_refused(label, twin):
+    """Guards the checks: each one fails on a broken version of what it checks."""
+    statement = STATEMENTS[label]
+    wrong = statement.twins[twin]
+    refute(statement, twin, wrong)
+    spoiled = statement._replace(
+        symbols=statement.symbols and (lambda: left_over(statement, **wrong))
+        if takes(statement.symbols, wrong)
+        else None,
+        numbers=(lambda x: statement.numbers(x, **wrong)) if takes(statement.numbers, wrong) else statement.numbers,
+        twins={},
+    )
+    with np.errstate(all="ignore"), pytest.raises(Refuted, match=label):
+        check(spoiled)
+
+
+def takes(function, wrong):
+    """Whether a check has these arguments."""
+    return function is not None and set(wrong) <= set(function.__code__.co_varnames[: function.__code__.co_argcount])
+
+
+def test_most_proofs_are_for_every_size():
+    """Guards against a slide from proofs to trials: what is tried in numbers only is a definition."""
+    assert {s.label for s in STATEMENTS.values() if s.symbols is None} == {"def-vla"}
+    assert {s.label for s in STATEMENTS.values() if s.sizes != "any"} == {"lem-determinant"}
+
+
+def test_the_paper_s_proposition_is_refuted():
+    """Guards the book's finding: a write direction of length 1 does not make the spectral norm 1."""
+    statement = STATEMENTS["prop-jacobian"]
+    c = sp.Symbol("c", real=True)
+    left = left_over(statement, printed=True)
+    assert any(sp.expand(x - (c - 1)) == 0 for x in left)
+    F = np.eye(2) - np.outer([1, 0], [0, 1])
+    assert_close(np.linalg.norm(F, 2), (1 + 5**0.5) / 2)
+
+
+def test_the_suite_is_quick():
+    """Guards the reader's patience: all checks in under three minutes, here with room."""
+    start = time.perf_counter()
+    for statement in STATEMENTS.values():
+        check(statement)
+    assert time.perf_counter() - start < 90
+
+
+def test_report(capsys):
+    """Guards the line that chapters print: short, the same in every run."""
+    report("lem-sherman-morrison", "def-vla")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["lem-sherman-morrison", "def-vla"]
+    assert max(map(len, lines)) <= 88
+
+
+# ---- the checker ------------------------------------------------------------------------------------------------
+
+x_, y_ = matrices("x y")
+GOOD = Statement(
+    label="toy",
+    title="",
+    given="nothing",
+    says="0 = 0",
+    symbols=lambda wrong=0: wrong * x_ * y_,
+    numbers=lambda x, wrong=0: float(wrong),
+    twins={"one": dict(wrong=1)},
+)
+BAD = {
+    "left over": GOOD._replace(symbols=lambda wrong=1: wrong * x_ * y_),
+    "is left over": GOOD._replace(symbols=lambda wrong=1: [sp.S.Zero, wrong * x_]),
+    "off by 1": GOOD._replace(numbers=lambda x, wrong=1: float(wrong)),
+    "off by nan": GOOD._replace(numbers=lambda x, wrong=0: np.nan),
+    "has no wrong twin": GOOD._replace(twins={}),
+    "leaves nothing over": GOOD._replace(symbols=lambda wrong=0: sp.S.Zero),
+    "passes 50 draws": GOOD._replace(numbers=lambda x, wrong=0: 0.0),
+    "no check takes the twin": GOOD._replace(twins={"other": dict(other=1)}),
+}
+
+
+def test_a_good_statement_passes():
+    """Guards the cases below: what they spoil is sound."""
+    assert check(GOOD).refused == 1
+
+
+@pytest.mark.parametrize(("words", "statement"), BAD.items(), ids=BAD.keys())
+def test_the_checker_refuses(words, statement):
+    """Guards the checker: each way to cheat it is named."""
+    with pytest.raises(Refuted, match=words):
+        check(statement)
+
+
+def test_apart_and_above():
+    """Guards the measures: relative, and blind to nothing."""
+    assert apart([1e6, 1], [1e6 + 1, 1]) == pytest.approx(1e-6)
+    assert apart(0.0, 1e-3) == pytest.approx(1e-3)
+    assert above(1.0, 2.0) == pytest.approx(-0.5)
+    assert above([1.0, 3.0], [2.0, 2.0]) == pytest.approx(1 / 3)
+    assert np.isnan(apart(np.nan, 1.0)) and np.isnan(above(np.nan, 1.0))
+
+
+def test_draws():
+    """Guards the inputs of the numerical checks: what is said of them is so, and seeds repeat."""
+    sizes = set()
+    for seed in range(100):
+        x = draw(seed)
+        assert_close(np.linalg.norm(x.k, axis=1), np.ones(len(x.k)))
+        assert_close(x.M, x.lambda_0 * np.eye(len(x.M)) + x.u.T @ x.u)
+        assert_close(x.M @ x.A, np.eye(len(x.M)), 1e-9)
+        sizes.add(x.k.shape)
+        assert np.array_equal(draw(seed).v, x.v)
+    assert {n for n, _ in sizes} == set(range(1, 9))
+    assert {d for _, d in sizes} == set(range(1, 7))
+
+
+# ---- the rules and the entries ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("d", (1, 2, 3))
 def test_sherman_morrison_entry_by_entry(d):
     """Guards the lemma once more, without words: a symmetric matrix of free symbols."""
     assert inverse.sherman_morrison_entries(d) == sp.zeros(d, d)
-
-
-@pytest.mark.parametrize("label", inverse.PROOFS)
-def test_the_book_states_what_is_proved(label):
-    """Guards the link between a proof and its statement: one label, in one markdown cell of one notebook."""
-    labels = Counter()
-    for path in BOOK.rglob("*.ipynb"):
-        if "_build" not in path.parts:
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-            labels.update(re.findall(r"^:label: (\S+)\s*$", text, re.MULTILINE))
-    assert labels[label] == 1
-
-
-# ---- the same in numbers ----------------------------------------------------------------------------------------
 
 
 def numbers(d, r, seed):
@@ -83,58 +218,13 @@ def value(expression, x, size):
     """A sum of words as a matrix [size, size], with the numbers x for its symbols."""
     total = np.zeros((size, size))
     for term in sp.Add.make_args(sp.expand(expression)):
-        scalars, word = term.args_cnc()
+        scalars, _ = term.args_cnc()
         number = sp.Mul(*scalars)
         product = np.eye(size)
-        for factor in word:
-            base, power = factor.as_base_exp()
-            product = product @ (x[base] if power == 1 else np.linalg.matrix_power(x[base], int(power)))
+        for factor in factors(term):
+            product = product @ x[factor]
         total = total + float(number.subs({symbol: x[symbol] for symbol in number.free_symbols})) * product
     return total
-
-
-def residuals(x):
-    """Left side minus right side of every proof and twin, from matrices alone."""
-    M, A, u, w, U = (x[symbol] for symbol in (inverse.M, inverse.A, inverse.u, inverse.w, inverse.U))
-    one = np.eye(len(M))
-
-    def updated(A, u, denominator=None):
-        return A - A @ u @ u.T @ A / (1 + u.T @ A @ u if denominator is None else denominator)
-
-    def at_once(U, inner=None):
-        inner = np.linalg.inv(np.eye(U.shape[1]) + U.T @ A @ U) if inner is None else inner
-        return A - A @ U @ inner @ U.T @ A
-
-    both, uAu, wAw = np.hstack([u, w]), u.T @ A @ u, w.T @ A @ w
-    return {
-        inverse.sherman_morrison: (M + u @ u.T) @ updated(A, u) - one,
-        inverse.sherman_morrison_without_one: (M + u @ u.T) @ updated(A, u, uAu) - one,
-        inverse.sherman_morrison_sign: (M + u @ u.T) @ updated(A, u, -1 - uAu) - one,
-        inverse.woodbury: (M + U @ U.T) @ at_once(U) - one,
-        inverse.woodbury_without_capacitance: (M + U @ U.T) @ at_once(U, np.eye(U.shape[1])) - one,
-        inverse.two_steps: updated(updated(A, u), w) - at_once(both),
-        inverse.two_steps_apart: updated(A, u) + updated(A, w, 1 + wAw) - A - at_once(both),
-    }
-
-
-@cache
-def left_over(check):
-    """What a proof or twin leaves, computed once."""
-    return check()
-
-
-@pytest.mark.parametrize("check", PROVED + TWINS, ids=lambda f: f.__name__)
-@quick
-@sizes
-def test_symbols_and_numbers_agree(check, d, r, seed):
-    """Guards what is left over: put in numbers, it is the difference of the two sides, 0 or not."""
-    x = numbers(d, r, seed)
-    wanted = residuals(x)[check]
-    assert np.allclose(value(left_over(check), x, d), wanted, rtol=1e-9, atol=1e-9)
-    if check in PROVED:
-        assert np.abs(wanted).max() < 1e-9
-    else:
-        assert np.abs(wanted).max() > 1e-9
 
 
 RULES = [*inverse.INVERSE, *inverse.SCALARS, *inverse.CAPACITANCE]
@@ -142,12 +232,67 @@ RULES = [*inverse.INVERSE, *inverse.SCALARS, *inverse.CAPACITANCE]
 
 @pytest.mark.parametrize(("pattern", "replacement"), RULES, ids=[str(pattern) for pattern, _ in RULES])
 @quick
-@sizes
+@given(d=st.integers(1, 6), r=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_the_rules_hold(pattern, replacement, d, r, seed):
     """Guards what the proofs take for granted, which is true of every positive definite M."""
     x = numbers(d, r, seed)
     size = x[factors(pattern)[0]].shape[0]
     assert_close(value(pattern, x, size), value(replacement, x, size))
+
+
+# ---- transposes and traces --------------------------------------------------------------------------------------
+
+
+def test_transpose():
+    """Guards (X Y)^T = Y^T X^T, the symmetric symbols, and twice is nothing."""
+    X, Xt, Y, Yt, M = matrices("X X^T Y Y^T M")
+    a = sp.Symbol("a")
+    assert transpose(a * X * Y + 1) == a * Yt * Xt + 1
+    assert transpose(X * M * Yt, (M,)) == Y * M * Xt
+    assert transpose(transpose(X * M * Yt + 2 * Xt * Y)) == X * M * Yt + 2 * Xt * Y
+
+
+def test_trace_turns_and_mirrors():
+    """Guards the trace: cyclic, blind to transposition, linear; and not blind to more."""
+    X, Xt, Y, Yt, Z, M = matrices("X X^T Y Y^T Z M")
+    a = sp.Symbol("a")
+    assert trace(X * Y * Z - Z * X * Y) == 0
+    assert trace(X * Y - Yt * Xt) == 0
+    assert trace(X * M * Yt - Y * M * Xt, (M,)) == 0
+    assert trace(a * X * Y + a * Y * X - 2 * a * X * Y) == 0
+    assert trace(X * Y * Z - Y * X * Z) != 0
+    assert trace(X * M * Yt - Y * M * Xt) != 0  # M not said to be symmetric
+    assert trace(X * Y) != trace(X) * trace(Y)
+
+
+def test_trace_with_numbers():
+    """Guards the rules for numbers inside a trace, wherever the word is cut open."""
+    S, k, kt, v, vt = matrices("S k k^T v v^T")
+    unit = [(kt * k, sp.S.One)]
+    assert trace(k * kt, numbers=unit) == 1
+    assert trace(S * k * kt * k * kt - S * k * kt, numbers=unit) == 0
+    assert trace(k * vt * v * kt - vt * v, numbers=unit) == 0
+    assert trace(5 - vt * v + v * vt) == 5
+
+
+@quick
+@given(seed=st.integers(0, 2**32 - 1))
+def test_trace_agrees_with_numbers(seed):
+    """Guards the trace by NumPy: what symbols call equal has one value."""
+    rng = np.random.default_rng(seed)
+    names = "X Y Z".split()
+    word = rng.choice(names, size=rng.integers(1, 6))
+    x = {name: rng.normal(size=(3, 3)) for name in names}
+    turned = np.roll(word, rng.integers(0, 6))
+
+    def product(word):
+        return np.linalg.multi_dot([np.eye(3), *(x[name] for name in word)])
+
+    def symbols(word):
+        return sp.Mul(*(matrices(str(name)) for name in word))
+
+    assert trace(symbols(word)) == trace(symbols(turned))
+    assert np.isclose(np.trace(product(word)), np.trace(product(turned)))
 
 
 # ---- rewriting words --------------------------------------------------------------------------------------------

@@ -19,20 +19,20 @@ from vla_teach.proofs import (
 )
 from vla_teach.proofs.statement import check
 
-MODULES = (
-    forgetting,
-    least_squares,
-    inverse,
-    three_steps,
-    probability,
-    recurrence,
-    penalty,
-    stability,
-    conditioning,
-    chunk,
-    gradients,
-)
-STATEMENTS = {statement.label: statement for module in MODULES for statement in module.STATEMENTS}
+CHAPTERS = {
+    forgetting: "derivation/forgetting",
+    least_squares: "derivation/least_squares",
+    inverse: "derivation/sherman_morrison",
+    three_steps: "derivation/three_steps",
+    probability: "derivation/probability",
+    recurrence: "reference/recurrence",
+    penalty: "reference/penalty",
+    stability: "reference/stability",
+    conditioning: "reference/conditioning",
+    chunk: "kernel/chunk",
+    gradients: "kernel/gradients",
+}
+STATEMENTS = {statement.label: statement for module in CHAPTERS for statement in module.STATEMENTS}
 
 
 def report(*labels):

@@ -103,8 +103,8 @@ def gate_measured(data, offset=1):
 
 
 def elbo(sign=1):
-    """Two facts. The mean of (s - mu)^T H (s - mu) under N(m, Sigma) is (m - mu)^T H (m - mu) + tr(H Sigma), as the
-    mean of s s^T is m m^T + Sigma. And x - 1 - log x has its only minimum, 0, at x = 1, for the eigenvalues x of H Sigma."""
+    """Two facts. Under N(m, Sigma) the mean of (s - mu)^T H (s - mu) is (m - mu)^T H (m - mu) + tr(H Sigma), because
+    that of s s^T is m m^T + Sigma. And x - 1 - log x (x an eigenvalue of H Sigma) has its only minimum, 0, at 1."""
     square = trace(H * W - H * m * mut - H * mu * mt + H * mu * mut, SYMMETRIC)  # W stands for the mean of s s^T
     square = square.subs(trace(H * W, SYMMETRIC), trace(H * m * mt, SYMMETRIC) + sign * trace(H * Sigma, SYMMETRIC))
     wanted = trace((mt - mut) * H * (m - mu), SYMMETRIC) + trace(H * Sigma, SYMMETRIC)

@@ -180,6 +180,37 @@ def growth_measured(case, spare=1):
     return worst
 
 
+def along_key(spared=1):
+    """With u = k and M = M' + k k^T: F M F^T - (M' - what the gain takes away k k^T), for the three gains."""
+    rules = [*INVERSE, (kt * A * k, x)]
+    out = []
+    for length, taken in ((x, 1 / x - spared), (1, 2 - x - spared), (r, (2 - x / r) / r - spared)):
+        F = 1 - k * kt * A / length
+        out.append(rewrite(F * M * transpose(F, (M, A)) - (M - k * kt - taken * k * kt), rules))
+    return out
+
+
+TURNING = np.array([[-0.313, 0.518, 0.796], [0.495, -0.473, -0.729], [0.945, 0.035, 0.326]])  # found by a random search
+
+
+def along_key_measured(case, free=False, least=1.0):
+    """The spectral norm of F_1 ... F_t never exceeds 1. free: u is not the key. least: the smallest lambda_0 for the
+    unit gain; below 1, with a stream that turns the write hard."""
+    worst = -1.0
+    for gain in ("interpolate", "least_squares", "unit"):
+        keys, directions, lambda_0 = np.tile(case.k, (4, 1)), np.tile(case.u, (4, 1)), case.lambda_0
+        if gain == "unit":
+            lambda_0 = max(lambda_0, least)
+        if gain == "unit" and least < 1:
+            keys, lambda_0 = np.pad(unit_rows(TURNING), ((0, 0), (0, len(case.M) - 3))), least
+        A, product = np.eye(len(case.M)) / lambda_0, np.eye(len(case.M))
+        for k, u in zip(keys, directions if free else keys, strict=False):
+            A = reference.sherman_morrison(A, u)
+            product = product - np.outer(product @ k, reference.write_gain(A, k, gain))
+            worst = max(worst, above(np.linalg.norm(product, 2), 1))
+    return worst
+
+
 STATEMENTS = (
     Statement(
         label="prop-jacobian",
@@ -274,5 +305,20 @@ STATEMENTS = (
         by_hand="induction over tokens; the mean of the eigenvalues is at least their geometric mean",
         least_width=2,
         twins={"plus for minus": dict(sign=-1), "a tenth of the exponent": dict(spare=0.1)},
+    ),
+    Statement(
+        label="prop-along-key",
+        title="Along the key, products never grow",
+        given="u_t = k_t; the interpolating gain, the raw gain, or the unit gain with lambda_0 >= 1",
+        says=r"\| F_1 F_2 \cdots F_t \|_2 \le 1",
+        symbols=along_key,
+        numbers=along_key_measured,
+        by_hand="x < 1, so what the gain takes away is not negative; induction over tokens",
+        least_width=3,
+        twins={
+            "u that is not the key": dict(free=True),
+            "the unit gain with any lambda_0": dict(least=1e-3),
+            "the new direction not spared": dict(spared=0),
+        },
     ),
 )

@@ -77,10 +77,9 @@ class Report(NamedTuple):
     seconds_numbers: float
 
     def __str__(self):
-        s = self.statement
-        symbols = f"nothing left over ({s.kind})" if s.symbols else s.kind
-        refused = f"{self.refused} wrong twin{'s' if self.refused > 1 else ''} refused"
-        return f"{s.label}: {symbols}; {self.draws} draws within {TOLERANCE:g}; {refused}"
+        how = "proved in " + self.statement.kind if self.statement.symbols else self.statement.kind
+        twins = f"{self.refused} twin{'s' if self.refused > 1 else ''} refused"
+        return f"{self.statement.label:21s} {how:31s} {self.draws} draws hold  {twins}"
 
 
 def check(statement, draws=DRAWS):
