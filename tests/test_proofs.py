@@ -48,6 +48,13 @@ def test_every_labelled_statement_has_a_check_and_the_other_way_round():
     assert len(STATEMENTS) == sum(len(module.STATEMENTS) for module in CHAPTERS) >= 40
 
 
+def test_checks_come_in_the_order_of_the_book():
+    """Guards the page that lists them all: a reader of the chapters finds the list in the same order."""
+    order = {chapter: i for i, chapter in enumerate(CHAPTERS.values())}
+    printed = sorted(blocks(), key=lambda block: order[block[3]])
+    assert [label for label, *_ in printed] == list(STATEMENTS)
+
+
 def test_the_book_prints_what_is_checked():
     """Guards against a chapter and its check that drift apart: chapter, title and formula are the same in both."""
     home = {s.label: chapter for module, chapter in CHAPTERS.items() for s in module.STATEMENTS}

@@ -105,7 +105,7 @@ STATEMENTS = (
     Statement(
         label="lem-sherman-morrison",
         title="Sherman-Morrison",
-        given="M symmetric and invertible, 1 + u^T A u not 0",
+        given=r"$M$ symmetric and invertible, $1 + u^\top A u \ne 0$",
         says=r"(M + u u^\top)^{-1} = A - \frac{(A u)(A u)^\top}{1 + u^\top A u} .",
         symbols=sherman_morrison,
         numbers=sherman_morrison_measured,
@@ -115,17 +115,20 @@ STATEMENTS = (
     Statement(
         label="lem-denominator",
         title="The denominator",
-        given="A positive definite",
+        given=r"$A$ positive definite",
         says=r"1 + u^\top A u \ge 1",
         symbols=denominator,
         numbers=denominator_measured,
-        by_hand="a square is not negative; symbols show that both differences are squares (of M, of u^T x)",
+        by_hand=(
+            r"a square is not negative; symbols show that both differences are squares, of $A u$ in the norm of "
+            r"$M$ and of $u^\top x$"
+        ),
         twins={"u taken away instead of added": dict(sign=-1)},
     ),
     Statement(
         label="lem-woodbury",
         title="Woodbury",
-        given="M symmetric and invertible, I + U^T A U invertible",
+        given=r"$M$ symmetric and invertible, $I_r + U^\top A U$ invertible",
         says=r"(M + U U^\top)^{-1} = A - A U \,(I_r + U^\top A U)^{-1}\, U^\top A .",
         symbols=woodbury,
         numbers=woodbury_measured,
@@ -135,11 +138,11 @@ STATEMENTS = (
     Statement(
         label="prop-rank-r",
         title="Rank r is r rank-1 steps",
-        given="M positive definite",
+        given=r"$M$ positive definite",
         says=r"A^{(r)} = A - A U \,(I_r + U^\top A U)^{-1}\, U^\top A , \qquad U = [u_1 \cdots u_r] .",
         symbols=two_steps,
         numbers=two_steps_measured,
-        by_hand="from two directions to r: both sides are the inverse of one matrix",
+        by_hand=r"from two directions to $r$: both sides are the inverse of one matrix",
         twins={"the second step made as if the first had not happened": dict(second=0)},
     ),
 )

@@ -77,30 +77,30 @@ STATEMENTS = (
     Statement(
         label="def-objective",
         title="The objective",
-        given="penalty directions u_s, lambda_0 > 0",
+        given=r"penalty directions $u_s$ and $\lambda_0 > 0$",
         says=(
             r"S^*_t = \operatorname*{arg\,min}_S \; \sum_{s \le t} \| v_s - S k_s \|^2 + \operatorname{tr}\big(S "
             r"M_t S^\top\big)."
         ),
         symbols=price,
         numbers=price_measured,
-        by_hand="a definition; what is checked is that the trace is the price list, lambda_0 |S|^2 + sum |S u|^2",
+        by_hand=r"a definition; what is checked is that the trace is $\lambda_0 \|S\|_F^2 + \sum \|S u_s\|^2$",
         twins={"a bounty for a price": dict(sign=-1)},
     ),
     Statement(
         label="prop-normal-equations",
         title="Normal equations",
-        given="lambda_0 > 0",
+        given=r"$\lambda_0 > 0$",
         says=r"S^*_t = \Big( \sum_{s \le t} v_s k_s^\top \Big) H_t^{-1} .",
         symbols=normal_equations,
         numbers=normal_equations_measured,
-        by_hand="the completed square is never negative, because H is positive definite",
+        by_hand=r"the completed square is never negative, because $H$ is positive definite",
         twins={"minus the solution": dict(sign=-1), "the penalty forgotten in H": dict(penalty=0)},
     ),
     Statement(
         label="prop-trap",
         title="Half of every value",
-        given="u_s = k_s for every pair",
+        given=r"$u_s = k_s$ for every pair",
         says=(
             r"\mathbf{K} S_t^{*\top} = (2 G + \lambda_0 I)^{-1} G\, \mathbf{V} , \qquad G = \mathbf{K} "
             r"\mathbf{K}^\top ."

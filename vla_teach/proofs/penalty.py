@@ -135,7 +135,7 @@ STATEMENTS = (
     Statement(
         label="lem-norm-identity",
         title="What a write does to the norm",
-        given="a key of length 1, beta = 1",
+        given=r"a key of length 1, $\beta = 1$",
         says=r"\|S_t\|_F^2 = \|S_{t-1}\|_F^2 - \|S_{t-1} k_t\|^2 + \|v_t\|^2 .",
         symbols=norm_identity,
         numbers=norm_identity_measured,
@@ -144,18 +144,21 @@ STATEMENTS = (
     Statement(
         label="prop-state-bound",
         title="What bounds the state",
-        given="keys of length 1, values of length at most 1, beta = 1",
+        given=r"keys of length 1, values of length at most 1, $\beta = 1$",
         says=r"\|S_t\|_F \le \sqrt{t}",
         symbols=state_bound,
         numbers=state_bound_measured,
-        by_hand="a sum of t terms, each at most 1, is at most t",
+        by_hand=r"a sum of $t$ terms, each at most 1, is at most $t$",
         least_width=2,
         twins={"nothing taken away, nothing avoided": dict(taken=0), "the cube root": dict(power=sp.Rational(1, 3))},
     ),
     Statement(
         label="prop-settling",
         title="Where the state settles",
-        given="E[|S_{t-1} k_t|^2 given the past] >= mu |S_{t-1}|^2, values of length at most V",
+        given=(
+            r"$\mathbb{E}[\|S_{t-1} k_t\|^2 \mid \text{past}] \ge \mu \|S_{t-1}\|_F^2$, keys of length 1, values "
+            r"of length at most $\mathcal{V}$"
+        ),
         says=(
             r"\mathbb{E}\,\|S_t\|_F^2 \;\le\; \frac{\mathcal{V}^2}{\mu} + (1 - \mu)^t \Big( \|S_0\|_F^2 - "
             r"\frac{\mathcal{V}^2}{\mu} \Big) ."
@@ -168,7 +171,7 @@ STATEMENTS = (
     Statement(
         label="prop-cond",
         title="How uneven the penalty can get",
-        given="lambda_0 > 0",
+        given=r"$\lambda_0 > 0$",
         says=r"\operatorname{cond}(M_t) \;\le\; 1 + \frac{1}{\lambda_0} \sum_{s \le t} \|u_s\|^2 ,",
         symbols=cond_bound,
         numbers=cond_bound_measured,

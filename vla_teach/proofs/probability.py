@@ -133,22 +133,9 @@ def elbo_measured(data, sign=1, penalty=1):
 
 STATEMENTS = (
     Statement(
-        label="prop-coefficients",
-        title="Coefficient recovery",
-        given="M positive definite",
-        says=(
-            r"\alpha^* = \operatorname*{arg\,min}_\alpha \; \tfrac12\, \alpha^\top M \alpha - s^\top \alpha = "
-            r"M^{-1} s ."
-        ),
-        symbols=coefficients,
-        numbers=coefficients_measured,
-        by_hand="the completed square is never negative",
-        twins={"minus the solution": dict(sign=-1)},
-    ),
-    Statement(
         label="prop-posterior",
         title="The memory is a posterior mean",
-        given="noise N(0, sigma^2), prior N(0, sigma^2 A_t) for each row of S",
+        given=r"noise $\mathcal{N}(0, \sigma^2)$, prior $\mathcal{N}(0, \sigma^2 A_t)$ for each row of $S$",
         says=(
             r"p(s \mid v_1, \dots, v_t) = \mathcal{N}\big( H_t^{-1} \textstyle\sum_i k_i y_i ,\; \sigma^2 H_t^{-1} "
             r"\big) ."
@@ -161,7 +148,7 @@ STATEMENTS = (
     Statement(
         label="prop-kalman",
         title="The recurrence is a Kalman filter",
-        given="u_t = k_t, noise sigma^2, prior covariance sigma^2 A_{t-1}",
+        given=r"$u_t = k_t$, noise $\sigma^2$, prior covariance $\sigma^2 A_{t-1}$",
         says=r"A_t k_t = \frac{A_{t-1} k_t}{1 + k_t^\top A_{t-1} k_t}",
         symbols=kalman,
         numbers=kalman_measured,
@@ -170,20 +157,33 @@ STATEMENTS = (
     Statement(
         label="prop-elbo",
         title="The bound and its optimum",
-        given="any Gaussian q = N(m, C)",
+        given=r"any Gaussian $q = \mathcal{N}(m, C)$",
         says=(
             r"\log p(y) - \mathcal{L}(m, C) = \tfrac{1}{2} \Big[ \tfrac{1}{\sigma^2} (m - \mu)^\top H (m - \mu) + "
             r"\operatorname{tr} Z - \log\det Z - K \Big] \;\ge\; 0 , \qquad Z = H C / \sigma^2 ."
         ),
         symbols=elbo,
         numbers=elbo_measured,
-        by_hand="trace and determinant of Z are the sum and the product of its eigenvalues, which are positive",
+        by_hand=r"trace and determinant of $Z$ are the sum and the product of its eigenvalues, which are positive",
         twins={"the entropy's sign flipped": dict(sign=-1), "the prior counted twice": dict(penalty=2)},
+    ),
+    Statement(
+        label="prop-coefficients",
+        title="Coefficient recovery",
+        given=r"$M$ positive definite",
+        says=(
+            r"\alpha^* = \operatorname*{arg\,min}_\alpha \; \tfrac12\, \alpha^\top M \alpha - s^\top \alpha = "
+            r"M^{-1} s ."
+        ),
+        symbols=coefficients,
+        numbers=coefficients_measured,
+        by_hand="the completed square is never negative",
+        twins={"minus the solution": dict(sign=-1)},
     ),
     Statement(
         label="prop-gate",
         title="A penalty for each token is a write gate",
-        given="A symmetric and positive definite, noise variance lambda_t k^T A k",
+        given=r"$A$ positive definite, noise variance $\lambda_t\, k_t^\top A k_t$",
         says=(
             r"\frac{A k_t}{\lambda_t\, k_t^\top A k_t + k_t^\top A k_t} = \beta_t \, \frac{A k_t}{k_t^\top A k_t} "
             r", \qquad \beta_t = \frac{1}{1 + \lambda_t} ."

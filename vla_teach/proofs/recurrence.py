@@ -37,11 +37,11 @@ STATEMENTS = (
     Statement(
         label="prop-write",
         title="Partial and full write",
-        given="keys of length 1, beta = 1",
+        given=r"keys of length 1, $\beta = 1$",
         says=r"S_t k_t = c_t\, v_t + (1 - c_t)\, S_{t-1} k_t , \qquad 0 < c_t \le 1 .",
         symbols=partial_write,
         numbers=partial_write_measured,
-        by_hand="0 < c as A is positive definite; c <= 1 by Cauchy and Schwarz",
+        by_hand=r"$c > 0$ as $A$ is positive definite; $c \le 1$ by Cauchy and Schwarz",
         least_width=2,
         twins={"the square of the cosine": dict(power=2)},
     ),

@@ -136,7 +136,7 @@ STATEMENTS = (
     Statement(
         label="thm-exact-recurrence",
         title="The exact recurrence",
-        given="lambda_0 > 0",
+        given=r"$\lambda_0 > 0$",
         says=r"S^*_t = S^*_{t-1} + (v_t - S^*_{t-1} k_t)(H_t^{-1} k_t)^\top - (S^*_{t-1} u_t)(H_t^{-1} u_t)^\top .",
         symbols=exact_recurrence,
         numbers=exact_recurrence_measured,
@@ -145,7 +145,7 @@ STATEMENTS = (
     Statement(
         label="def-vla",
         title="Variational Linear Attention",
-        given="lambda_0 > 0",
+        given=r"$\lambda_0 > 0$",
         says=(
             r"S_t = S_{t-1} + (v_t - S_{t-1} k_t)\, g_t^\top , \qquad g_t = \frac{A_t k_t}{\| A_t k_t \|} , \qquad "
             r"A_t = M_t^{-1} ."
@@ -157,7 +157,7 @@ STATEMENTS = (
     Statement(
         label="prop-approximations",
         title="What (a) and (b) change",
-        given="both steps from one memory S*_{t-1}, with the error e_t and N_t the sum of k k^T",
+        given=r"both steps from one memory $S^*_{t-1}$",
         says=(
             r"S^*_t - \big(S^*_{t-1} + e_t (A_t k_t)^\top\big) = - (S^*_{t-1} u_t)(H_t^{-1} u_t)^\top - e_t "
             r"\,(H_t^{-1} N_t A_t k_t)^\top ."
@@ -169,7 +169,7 @@ STATEMENTS = (
     Statement(
         label="prop-rls",
         title="Counted once, it is ridge regression",
-        given="u_s = k_s and the gain A_t k_t",
+        given=r"$u_s = k_s$ and the gain $A_t k_t$",
         says=(
             r"S_t = \Big( \sum_{s \le t} v_s k_s^\top \Big) \Big( \lambda_0 I + \sum_{s \le t} k_s k_s^\top "
             r"\Big)^{-1} ."
@@ -181,7 +181,7 @@ STATEMENTS = (
     Statement(
         label="prop-projection",
         title="The smallest change",
-        given="M positive definite, k not 0",
+        given=r"$M$ positive definite, $k \ne 0$",
         says=(
             r"\operatorname*{arg\,min}_{S_+ : \; S_+ k = v} \; \operatorname{tr}\big( (S_+ - S)\, M\, (S_+ - "
             r"S)^\top \big) = S + \frac{(v - S k)(A k)^\top}{k^\top A k} ."
@@ -199,7 +199,7 @@ STATEMENTS = (
         says=r"\| g_t - k_t \| \le \frac{2 w_t}{\lambda_0 + w_t} , \qquad w_t = \sum_{s \le t} \| u_s \|^2 .",
         symbols=delta_limit,
         numbers=delta_limit_measured,
-        by_hand="the norm of A X is its largest eigenvalue, at most w / (lambda_0 + w)",
+        by_hand=r"the norm of $A_t X$ is its largest eigenvalue, at most $w_t / (\lambda_0 + w_t)$",
         least_width=2,
         twins={"plus for minus": dict(sign=1), "the square of lambda_0": dict(power=2)},
     ),
