@@ -154,9 +154,12 @@ STATEMENTS = (
         title="A chunk of writes at once",
         given="any keys, values and gains of C tokens, any S before them",
         says=(
-            r"\mathbf{E} = \big( I + \operatorname{stril}(\mathbf{K} \mathbf{G}^\top) \big)^{-1} (\mathbf{V} - "
-            r"\mathbf{K} S^\top) , \qquad \mathbf{O} = \mathbf{Q} S^\top + \operatorname{tril}(\mathbf{Q} "
-            r"\mathbf{G}^\top)\, \mathbf{E} , \qquad S_C = S + \mathbf{E}^\top \mathbf{G} ."
+            r"\begin{aligned} "
+            r"\mathbf{E} &= \big( I + \operatorname{stril}(\mathbf{K} \mathbf{G}^\top) \big)^{-1} (\mathbf{V} - "
+            r"\mathbf{K} S^\top) , \\ "
+            r"\mathbf{O} &= \mathbf{Q} S^\top + \operatorname{tril}(\mathbf{Q} \mathbf{G}^\top)\, \mathbf{E} , \\ "
+            r"S_C &= S + \mathbf{E}^\top \mathbf{G} . "
+            r"\end{aligned}"
         ),
         symbols=chunk_write,
         numbers=chunk_write_measured,
