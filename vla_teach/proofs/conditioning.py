@@ -30,7 +30,7 @@ STATEMENTS = (
     Statement(
         label="lem-nudge",
         title="What the nudge does to the penalty",
-        given="M positive definite with inverse A, epsilon > 0",
+        given=r"$M$ positive definite with inverse $A$, $\varepsilon > 0$",
         says=r"(A + \varepsilon I)^{-1} = M (I + \varepsilon M)^{-1} ,",
         symbols=nudge,
         numbers=nudge_measured,
