@@ -150,9 +150,19 @@ def cost_measured(x, extra=0):
 
 STATEMENTS = (
     Statement(
+        label="prop-cost",
+        title="What a token costs",
+        given="rank 1, the interpolating gain",
+        says=r"4 K^2 + 3 K V + 3 K",
+        symbols=cost,
+        numbers=cost_measured,
+        by_hand="symbols add the lines up; the count runs the package's own lines on numbers that count",
+        twins={r"one $K^3$ more": dict(extra=1)},
+    ),
+    Statement(
         label="prop-chunk-write",
         title="A chunk of writes at once",
-        given="any keys, values and gains of C tokens, any S before them",
+        given=r"any keys, values and gains of $C$ tokens, any $S$ before them",
         says=(
             r"\begin{aligned} "
             r"\mathbf{E} &= \big( I + \operatorname{stril}(\mathbf{K} \mathbf{G}^\top) \big)^{-1} (\mathbf{V} - "
@@ -163,20 +173,20 @@ STATEMENTS = (
         ),
         symbols=chunk_write,
         numbers=chunk_write_measured,
-        by_hand="induction: symbols carry the step from C to C + 1 tokens",
+        by_hand=r"induction: symbols carry the step from $C$ to $C + 1$ tokens",
         twins={"tokens of a chunk that do not see each other": dict(stril=0)},
     ),
     Statement(
         label="prop-chunk-solve",
         title="A chunk of solves at once",
-        given="M positive definite before the chunk, A its inverse",
+        given=r"$M$ positive definite before the chunk, $A$ its inverse",
         says=(
             r"\big[ A_1 k_1 \;\cdots\; A_C k_C \big]^\top = \mathbf{K} A - (L^{-\top} Y)^\top \mathbf{U} A , "
             r"\qquad Y = \operatorname{triu}\big( L^{-1} \mathbf{U} A \mathbf{K}^\top \big) ."
         ),
         symbols=chunk_solve,
         numbers=chunk_solve_measured,
-        by_hand="the leading blocks of L are the factors of the leading blocks; symbols carry one such block",
+        by_hand=r"the leading blocks of $L$ are the factors of the leading blocks; symbols carry one such block",
         twins={"the two factors swapped": dict(transposed=0), "a token that does not see itself": dict(keep=1)},
     ),
     Statement(
@@ -190,15 +200,5 @@ STATEMENTS = (
         symbols=composition,
         numbers=composition_measured,
         twins={"plus for minus": dict(sign=1), "the two slices swapped": dict(swapped=True)},
-    ),
-    Statement(
-        label="prop-cost",
-        title="What a token costs",
-        given="rank 1, the interpolating gain",
-        says=r"4 K^2 + 3 K V + 3 K",
-        symbols=cost,
-        numbers=cost_measured,
-        by_hand="symbols add the lines up; the count runs the package's own lines on numbers that count",
-        twins={"one K^3 more": dict(extra=1)},
     ),
 )
