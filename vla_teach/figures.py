@@ -39,7 +39,7 @@ pio.templates["vla"] = go.layout.Template(
         colorway=[style["color"] for style in STYLES.values()],
         paper_bgcolor="white",
         plot_bgcolor="rgba(0,0,0,0)",
-        margin=dict(l=56, r=16, t=36, b=48),
+        margin=dict(l=56, r=24, t=36, b=48),
         legend=dict(orientation="h", yanchor="bottom", y=1.02, x=0),
         hovermode="closest",
         xaxis=_axis,

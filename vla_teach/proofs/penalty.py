@@ -9,7 +9,7 @@ from vla_teach import reference
 from vla_teach.proofs.statement import Statement, above, apart, zero
 from vla_teach.proofs.words import matrices, trace
 
-S, St, v, vt, k, kt, X, Xt, Y, Yt, u, ut = matrices("S S^T v v^T k k^T X X^T Y Y^T u u^T")
+S, St, v, vt, k, kt, g, gt, u, ut = matrices("S S^T v v^T k k^T g g^T u u^T")
 UNIT = [(kt * k, sp.S.One)]
 
 
@@ -68,6 +68,32 @@ def state_bound_measured(x, power=sp.S.Half):
     return worst
 
 
+def adversary(cross=2):
+    """|S + g^T|^2 - |S|^2 - 2 S g - |g|^2 for a row S with S k = 0 and the value 1, whose error is 1."""
+    new, newt = S + gt, St + g
+    return trace(new * newt - S * St - cross * S * g - gt * g)
+
+
+def adversary_measured(x, signed=True):
+    """Forty steps of VLA, with each gain, and u the key or a projection of it: the norm is never below sqrt(t). The
+    sign of each key is chosen such that its gain points along the state; signed=False leaves that to chance."""
+    d, worst = len(x.M), -1.0
+    project = x.rng.normal(size=(d, d)) / np.sqrt(d)
+    for gain, W in product(("unit", "interpolate"), (np.eye(d), project)):
+        S, A = np.zeros((1, d)), np.eye(d) / x.lambda_0
+        for t in range(1, 41):
+            key = x.rng.normal(size=d)
+            key -= S[0] * (S[0] @ key) / max(S[0] @ S[0], 1e-300)
+            key = key / np.linalg.norm(key)
+            A = reference.sherman_morrison(A, W @ key)
+            g = reference.write_gain(A, key, gain)
+            if signed and S[0] @ g < 0:
+                key, g = -key, -g
+            S = reference.write(S, key, np.ones(1), g)
+            worst = max(worst, above(np.sqrt(t), np.linalg.norm(S)))
+    return worst
+
+
 def settling(sign=1):
     """x_t = W / mu + r^t (x_0 - W / mu), r = 1 - mu, solves x_{t+1} = r x_t + W, and starts at x_0."""
     r, W, x_0, t = sp.symbols("r W x_0 t", positive=True)
@@ -122,7 +148,7 @@ STATEMENTS = (
     Statement(
         label="prop-linear-growth",
         title="How linear attention grows",
-        given="pairs drawn independently from one distribution",
+        given="pairs drawn independently from one distribution with finite second moments",
         says=(
             r"\mathbb{E}\,\|S_t\|_F^2 = t^2 \, \big\| \mathbb{E}[v k^\top] \big\|_F^2 + t \, \Big( \mathbb{E}\,\|v "
             r"k^\top\|_F^2 - \big\| \mathbb{E}[v k^\top] \big\|_F^2 \Big) ."
@@ -144,13 +170,27 @@ STATEMENTS = (
     Statement(
         label="prop-state-bound",
         title="What bounds the state",
-        given=r"keys of length 1, values of length at most 1, $\beta = 1$",
+        given=r"$S_0 = 0$, keys of length 1, values of length at most 1, $\beta = 1$",
         says=r"\|S_t\|_F \le \sqrt{t}",
         symbols=state_bound,
         numbers=state_bound_measured,
         by_hand=r"a sum of $t$ terms, each at most 1, is at most $t$",
         least_width=2,
         twins={"nothing taken away, nothing avoided": dict(taken=0), "the cube root": dict(power=sp.Rational(1, 3))},
+    ),
+    Statement(
+        label="prop-adversary",
+        title="An adversary for VLA",
+        given=(
+            r"keys of length 1, $K \ge 2$, $V = 1$, $u_t = W k_t$ for any fixed $W$, any $\lambda_0 > 0$, the unit "
+            r"or the interpolating gain"
+        ),
+        says=r"\|S_t\|_F \ge \sqrt{t}",
+        symbols=adversary,
+        numbers=adversary_measured,
+        by_hand=r"$S g \ge 0$ after the choice of the sign, and $\|g\| \ge 1$; a sum of $t$ terms, each at least 1",
+        least_width=2,
+        twins={"the mixed term counted once": dict(cross=1), "the sign of the key left to chance": dict(signed=False)},
     ),
     Statement(
         label="prop-settling",

@@ -157,7 +157,7 @@ STATEMENTS = (
     Statement(
         label="prop-elbo",
         title="The bound and its optimum",
-        given=r"any Gaussian $q = \mathcal{N}(m, C)$",
+        given=r"any Gaussian $q = \mathcal{N}(m, C)$ with $C$ positive definite",
         says=(
             r"\log p(y) - \mathcal{L}(m, C) = \tfrac{1}{2} \Big[ \tfrac{1}{\sigma^2} (m - \mu)^\top H (m - \mu) + "
             r"\operatorname{tr} Z - \log\det Z - K \Big] \;\ge\; 0 , \qquad Z = H C / \sigma^2 ."
@@ -172,8 +172,8 @@ STATEMENTS = (
         title="Coefficient recovery",
         given=r"$M$ positive definite",
         says=(
-            r"\alpha^* = \operatorname*{arg\,min}_\alpha \; \tfrac12\, \alpha^\top M \alpha - s^\top \alpha = "
-            r"M^{-1} s ."
+            r"\alpha^* = \operatorname*{arg\,min}_\alpha \; \tfrac12\, \alpha^\top M \alpha - b^\top \alpha = "
+            r"M^{-1} b ."
         ),
         symbols=coefficients,
         numbers=coefficients_measured,
@@ -183,7 +183,7 @@ STATEMENTS = (
     Statement(
         label="prop-gate",
         title="A penalty for each token is a write gate",
-        given=r"$A$ positive definite, noise variance $\lambda_t\, k_t^\top A k_t$",
+        given=r"$A$ positive definite, $k_t \ne 0$, noise variance $\lambda_t\, k_t^\top A k_t$ with $\lambda_t \ge 0$",
         says=(
             r"\frac{A k_t}{\lambda_t\, k_t^\top A k_t + k_t^\top A k_t} = \beta_t \, \frac{A k_t}{k_t^\top A k_t} "
             r", \qquad \beta_t = \frac{1}{1 + \lambda_t} ."

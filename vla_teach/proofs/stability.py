@@ -180,29 +180,35 @@ def growth_measured(case, spare=1):
     return worst
 
 
-def along_key(spared=1):
-    """With u = k and M = M' + k k^T: F M F^T - (M' - what the gain takes away k k^T), for the three gains."""
+GOLDEN = (5 * sp.sqrt(5) - 11) / 2  # the inverse fifth power of the golden ratio, 0.0902
+
+
+def along_key(spared=1, least=GOLDEN):
+    """With u = k and M = M' + k k^T: F M F^T - (M' - what the gain takes away k k^T), for the three gains. And for the
+    unit gain, lambda_0 (2 - c) - c (1 - c)^2 at the least lambda_0 is a square times sqrt(5) - 1 - c, which is above 0.
+    """
     rules = [*INVERSE, (kt * A * k, x)]
     out = []
     for length, taken in ((x, 1 / x - spared), (1, 2 - x - spared), (r, (2 - x / r) / r - spared)):
         F = 1 - k * kt * A / length
         out.append(rewrite(F * M * transpose(F, (M, A)) - (M - k * kt - taken * k * kt), rules))
-    return out
+    square = (c - (3 - sp.sqrt(5)) / 2) ** 2 * (sp.sqrt(5) - 1 - c)
+    return [*out, zero(sp.nsimplify(least) * (2 - c) - c * (1 - c) ** 2 - square)]
 
 
 TURNING = np.array([[-0.313, 0.518, 0.796], [0.495, -0.473, -0.729], [0.945, 0.035, 0.326]])  # found by a random search
 
 
-def along_key_measured(case, free=False, least=1.0):
+def along_key_measured(case, free=False, least=GOLDEN):
     """The spectral norm of F_1 ... F_t never exceeds 1. free: u is not the key. least: the smallest lambda_0 for the
-    unit gain; below 1, with a stream that turns the write hard."""
+    unit gain, which also meets a stream that turns the write hard."""
     worst = -1.0
     for gain in ("interpolate", "least_squares", "unit"):
         keys, directions, lambda_0 = np.tile(case.k, (4, 1)), np.tile(case.u, (4, 1)), case.lambda_0
         if gain == "unit":
-            lambda_0 = max(lambda_0, least)
-        if gain == "unit" and least < 1:
-            keys, lambda_0 = np.pad(unit_rows(TURNING), ((0, 0), (0, len(case.M) - 3))), least
+            lambda_0 = max(lambda_0, float(least))
+        if gain == "unit" and case.rng.random() < 0.5:
+            keys, lambda_0 = np.pad(unit_rows(TURNING), ((0, 0), (0, len(case.M) - 3))), float(least)
         A, product = np.eye(len(case.M)) / lambda_0, np.eye(len(case.M))
         for k, u in zip(keys, directions if free else keys, strict=False):
             A = reference.sherman_morrison(A, u)
@@ -226,7 +232,7 @@ STATEMENTS = (
     Statement(
         label="prop-radius",
         title="The spectral radius is 1",
-        given=r"$A$ positive definite, the unit gain, $K \ge 2$",
+        given=r"$A$ positive definite, $k$ of length 1, the unit gain, $K \ge 2$",
         says=r"(F - I)\big(F - (1 - c) I\big) = 0",
         symbols=radius,
         numbers=radius_measured,
@@ -237,7 +243,7 @@ STATEMENTS = (
     Statement(
         label="prop-kantorovich",
         title="How far a write can be turned",
-        given=r"$A$ positive definite, $\kappa$ its largest eigenvalue over its smallest",
+        given=r"$A$ positive definite, $k \ne 0$, $\kappa$ the largest eigenvalue of $A$ over its smallest",
         says=r"c \;\ge\; \frac{2 \sqrt{\kappa}}{1 + \kappa} .",
         symbols=kantorovich,
         numbers=kantorovich_measured,
@@ -248,10 +254,16 @@ STATEMENTS = (
     Statement(
         label="prop-full-write",
         title="What a full write costs",
-        given=r"$g = A k / (k^\top A k)$, $k$ of length 1, $K \ge 2$",
+        given=(
+            r"$A$ positive definite, $k$ of length 1, $K \ge 2$, $g = A k / (k^\top A k)$ and $c$ the cosine of "
+            r"$k$ and $A k$"
+        ),
         says=r"\sigma_{\max}(I - k g^\top) = \frac{1}{c} .",
         symbols=full_write,
         numbers=full_write_measured,
+        by_hand=(
+            "how often each value occurs: the rank of $F$ is $K - 1$, and the trace of $F F^\\top$ settles the rest"
+        ),
         least_width=2,
         twins={"1 for 1 / c": dict(power=0)},
     ),
@@ -266,7 +278,7 @@ STATEMENTS = (
     ),
     Statement(
         label="prop-contraction",
-        title="Every write contracts",
+        title="No write stretches",
         given=r"$M$ positive definite, $k$ of length 1, the unit or the interpolating gain",
         says=r"\operatorname{tr}\big(S F M F^\top S^\top\big) \;\le\; \operatorname{tr}\big(S M S^\top\big) .",
         symbols=contraction,
@@ -311,7 +323,7 @@ STATEMENTS = (
         title="Along the key, products never grow",
         given=(
             r"$u_t = k_t$, keys of length 1; the interpolating gain, the raw gain, or the unit gain with "
-            r"$\lambda_0 \ge 1$"
+            r"$\lambda_0 \ge (5\sqrt5 - 11)/2$"
         ),
         says=r"\| F_1 F_2 \cdots F_t \|_2 \le 1",
         symbols=along_key,

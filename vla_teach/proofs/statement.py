@@ -10,7 +10,12 @@ from vla_teach.reference import unit_rows
 
 TOLERANCE = 1e-9
 DRAWS = 50
-KINDS = ("symbols, any size", "symbols, small sizes", "by hand, tested in numbers")
+KINDS = (
+    "symbols, any size",
+    "symbols, any size, steps by hand",
+    "symbols, small sizes",
+    "by hand, tested in numbers",
+)
 
 
 class Refuted(AssertionError):
@@ -40,7 +45,9 @@ class Statement(NamedTuple):
     @property
     def kind(self):
         """One of KINDS: the strongest thing that a machine has done for it."""
-        return KINDS[2] if self.symbols is None else KINDS[0 if self.sizes == "any" else 1]
+        if self.symbols is None:
+            return KINDS[3]
+        return KINDS[2] if self.sizes != "any" else KINDS[1 if self.by_hand else 0]
 
 
 class Case(NamedTuple):
@@ -77,9 +84,8 @@ class Report(NamedTuple):
     seconds_numbers: float
 
     def __str__(self):
-        how = "proved in " + self.statement.kind if self.statement.symbols else self.statement.kind
         twins = f"{self.refused} twin{'s' if self.refused > 1 else ''} refused"
-        return f"{self.statement.label:21s} {how:31s} {self.draws} draws hold  {twins}"
+        return f"{self.statement.label:21s} {self.statement.kind:33s} {self.draws} draws hold  {twins}"
 
 
 def check(statement, draws=DRAWS):

@@ -194,8 +194,8 @@ STATEMENTS = (
     ),
     Statement(
         label="prop-delta-limit",
-        title="Without a penalty, DeltaNet",
-        given="unit gain, keys of length 1",
+        title="A flat price list gives DeltaNet",
+        given=r"$\lambda_0 > 0$, unit gain, keys of length 1",
         says=r"\| g_t - k_t \| \le \frac{2 w_t}{\lambda_0 + w_t} , \qquad w_t = \sum_{s \le t} \| u_s \|^2 .",
         symbols=delta_limit,
         numbers=delta_limit_measured,
