@@ -1,5 +1,6 @@
 """The PyTorch operation: every back end against NumPy, the oracle and each other; gradients; manners."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -426,6 +427,42 @@ def test_import_without_torch_says_what_to_install():
     """Guards a reader with NumPy alone."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True)
     assert "pip install torch" in done.stdout and "vla_teach.ops" in done.stdout, done.stdout + done.stderr
+
+
+@backends
+def test_nothing_waits_for_another_device(backend, monkeypatch):
+    """Guards against a look at the numbers where that costs a wait: tensors without numbers pass through."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())  # knows no such device
+    x = {name: a if name == "gain" else a.to("meta") for name, a in batch(T=70, R=2).items()}
+    o, state = vla(**x, lambda_0=lambdas(2).to("meta"), backend=backend, output_final_state=True)
+    o, state = vla(**x, initial_state=state, backend=backend, output_final_state=True)
+    assert o.shape == x["v"].shape
+    _, state = vla_step(**{name: a if name == "gain" else a[:, 0] for name, a in x.items()}, state=state)
+    assert state.S.shape == (2, 2, 3, 4) and state.A.device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@backends
+@gains
+def test_on_a_gpu(backend, gain):
+    """Guards the same results, packed ones, decoded ones and gradients there; a lost penalty gives NaN, not garbage."""
+    x, cu_seqlens = batch(N=1, T=150, R=2, gain=gain), torch.tensor([0, 3, 150])
+    there = {name: a if name == "gain" else a.cuda() for name, a in x.items()}
+    for options in ({}, dict(cu_seqlens=cu_seqlens)):
+        wanted = run(x, lambda_0=lambdas(2), backend=backend, **options)
+        close([a.cpu() for a in run(there, lambda_0=lambdas(2).cuda(), backend=backend, **options)], wanted)
+    at = leaves(there)
+    vla(**at, backend=backend)[0].square().sum().backward()
+    here = leaves(x)
+    vla(**here, backend=backend)[0].square().sum().backward()
+    close([at[name].grad.cpu() for name in "qkvu"], [here[name].grad for name in "qkvu"], 1e-9)
+    token, state = (
+        {n: a if n == "gain" else a[:, 0] for n, a in there.items()},
+        start_state(1, 2, 3, 4, device="cuda"),
+    )
+    close(vla_step(**token, state=state)[0].cpu(), vla(**x)[0][:, 0])
+    broken = ops.cholesky(torch.stack([torch.eye(3), -torch.eye(3)]).cuda())
+    assert torch.isfinite(broken[0]).all() and broken[1].isnan().all()
 
 
 # ---- bad input --------------------------------------------------------------------------------------------------
