@@ -1,5 +1,6 @@
 """Layers: each against a naive loop, in one piece and in many; gradients, causality, options, manners."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -280,6 +281,38 @@ def test_a_float64_state_makes_the_memory_float64():
     close(y, layer(x.float())[0], 1e-4)
 
 
+# ---- devices ----------------------------------------------------------------------------------------------------
+
+
+@every_layer
+def test_nothing_waits_for_another_device(kind, options, monkeypatch):
+    """Guards against a look at the numbers where that costs a wait: tensors without numbers pass through."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())  # knows no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    layer = build(kind, **options).to("meta")
+    x, given = x_and_relation(options, T=70)
+    x, given = x.to("meta"), {name: r.to("meta") for name, r in given.items()}
+    y, state = in_pieces(layer, x, [66, 1, 3], **given)
+    assert y.shape == x.shape and {part.device.type for part in parts(state)} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_layer
+def test_on_a_gpu(kind, options):
+    """Guards the same results there, in one piece and in several, and under autocast."""
+    layer = build(kind, **options)
+    x, given = x_and_relation(options, T=70)
+    wanted = layer(x, **given)[0]
+    layer, x, given = layer.cuda(), x.cuda(), {name: r.cuda() for name, r in given.items()}
+    close(layer(x, **given)[0].cpu(), wanted, 1e-9)
+    close(in_pieces(layer, x, [64, 1, 5], **given)[0].cpu(), wanted, 1e-9)
+    layer, x, given = layer.float(), x.float(), {name: r.float() / 70 for name, r in given.items()}
+    full = layer(x, **given)[0]
+    with torch.autocast("cuda", torch.bfloat16):
+        low = layer(x, **given)[0]
+    assert low.dtype == torch.bfloat16 and (low.float() - full).norm() < 0.1 * full.norm()
+
+
 # ---- options ----------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +488,7 @@ BAD_CALLS = {
     "x, NaN": (dict(x=X * torch.nan), "x", ValueError),
     "x, device": (dict(x=X.to("meta")), "x", ValueError),
     "state, of the operation": (dict(state=ops.State(STATE.S, STATE.A)), "state", TypeError),
+    "state, a tensor": (dict(state=STATE.S), "state", TypeError),
     "state, no A": (dict(state=STATE._replace(A=None)), "state.A", ValueError),
     "state, too much": (dict(state=STATE._replace(z=STATE.S)), "state.z", ValueError),
     "state, batch": (dict(state=STATE._replace(S=STATE.S[:1])), "state.S", ValueError),

@@ -128,7 +128,8 @@ class MemoryLayer(nn.Module):
         """The dtype to compute in: float64 if x or the state has it, else float32, if it matters to this memory."""
         if not self.precise:
             return x.dtype
-        double = any(getattr(part, "dtype", None) == torch.float64 for part in (x, *(state or ())))
+        parts = (x, *state) if isinstance(state, LayerState) else (x,)
+        double = any(getattr(part, "dtype", None) == torch.float64 for part in parts)
         return torch.float64 if double else torch.float32
 
     def all_shapes(self):
@@ -195,6 +196,9 @@ class VariationalLinearAttention(MemoryLayer):
     USUAL. The published code moreover has output_norm="layer" and bias=True; give them to have its layer.
     backend: for `ops.vla`; "auto" also decodes single tokens in their own step.
     options: see USUAL for their names and meaning.
+
+    With penalty="relation" a call also takes relation [B, T, tokens so far, T among them]: row t holds W_tj, as
+    `normalise_relation` makes it, for every token j seen; entries for later tokens are not looked at.
     """
 
     def __init__(
