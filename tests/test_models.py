@@ -96,6 +96,17 @@ def test_a_longer_row_beside_it_changes_nothing():
     close(model(other, lengths), model(tokens, lengths))
 
 
+def test_without_pooling_every_token_has_logits():
+    """Guards pooling=None against "last" on every prefix."""
+    torch.manual_seed(0)
+    last, every = (SequenceClassifier(3, 8, 1, features=4, heads=2, pooling=p).double() for p in ("last", None))
+    every.load_state_dict(last.state_dict())
+    x = torch.randn(2, 9, 4, dtype=torch.float64)
+    close(every(x), torch.stack([last(x[:, : t + 1]) for t in range(9)], 1), 1e-10)
+    with pytest.raises(ValueError, match=r"^lengths is given while pooling is None; expected None"):
+        every(x, torch.tensor([9, 9]))
+
+
 # ---- sizes ------------------------------------------------------------------------------------------------------
 
 RANKS = {f"vla, rank {R}": dict(layer="vla", layer_options=dict(rank=R)) for R in (1, 4)}

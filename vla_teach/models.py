@@ -119,7 +119,8 @@ class SequenceClassifier(nn.Module):
     """Logits of a sequence's class: `model(x, lengths=None) -> logits [B, classes]`.
 
     x: ids [B, T] if built with `vocab`, else numbers [B, T, F] if built with `features` = F.
-    pooling: "mean" over the tokens or "last" token; lengths [B]: how many of each row count, None for all.
+    pooling: "mean" over the tokens, "last" token, or None for logits of every token, [B, T, classes] (which also does
+    for regression on a stream). lengths [B]: how many of each row are pooled, None for all.
     backbone: as for LanguageModel.
     """
 
@@ -133,7 +134,7 @@ class SequenceClassifier(nn.Module):
         else:
             self.embedding = nn.Embedding(check_count("vocab", vocab), width)
             nn.init.normal_(self.embedding.weight, std=0.02)
-        self.pooling = check_option("pooling", pooling, ("mean", "last"))
+        self.pooling = check_option("pooling", pooling, ("mean", "last", None))
         self.head = nn.Linear(width, check_count("classes", classes))
 
     def forward(self, x, lengths=None, relation=None):
@@ -144,6 +145,10 @@ class SequenceClassifier(nn.Module):
             check_tensor("x", x, self.embedding.weight.device)
             check_shape("x", x, x.ndim == 3 and x.numel() and x.shape[2] == F_in, f"[B, T, {F_in}], none of them 0")
         y, _ = self.backbone(self.embedding(x), None, relation)
+        if self.pooling is None:
+            if lengths is not None:
+                raise ValueError("lengths is given while pooling is None; expected None")
+            return self.head(y)
         B, T, _ = y.shape
         lengths = torch.full((B,), T, device=y.device) if lengths is None else check_row_lengths(lengths, B, T)
         if self.pooling == "last":
