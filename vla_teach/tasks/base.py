@@ -7,6 +7,7 @@ import numpy as np
 from vla_teach.checks import check_count, check_number
 
 NOT_ASKED = -100  # the class that torch's cross entropy leaves out
+SHADES = " .:-=+*#%@"  # from dark to bright, for pictures shown as text
 
 
 class Batch(NamedTuple):

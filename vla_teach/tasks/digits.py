@@ -8,7 +8,7 @@ import numpy as np
 
 from vla_teach.checks import as_floats, check_count
 from vla_teach.reference import unit_rows
-from vla_teach.tasks.base import Task, check_choice
+from vla_teach.tasks.base import SHADES, Task, check_choice, example
 from vla_teach.tasks.stored import Examples
 
 SPLITS = dict(train=slice(1100), val=slice(1100, 1300), test=slice(1300, None))
@@ -78,9 +78,9 @@ class DigitSequences(Task):
 
     def show(self, batch, i=0):
         """Example i of a batch as text, a character a pixel, and its class."""
-        x, y = batch.x[i].reshape(8, 8), batch.y[i, -1]
-        lines = ["".join(" .:-=+*#%@"[level * 9 // 16] for level in line) for line in x]
-        return "\n".join([*lines, f"digit: {y}"])
+        row = example(batch, i)
+        lines = ["".join(SHADES[level * 9 // 16] for level in line) for line in row.x.reshape(8, 8)]
+        return "\n".join([*lines, f"digit: {row.y[-1]}"])
 
 
 @cache

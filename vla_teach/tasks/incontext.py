@@ -49,7 +49,7 @@ class InContext(Task):
     "interleaved", x [B, 2 pairs + queries, K + V] with rows (k, 0), (0, v), (k, 0), (0, v), ..., then (k, 0), and
     under "regression" the value is asked for at every key, before it is shown (the next-token error).
     noise: its standard deviation, added to the values in x; y stays clean. correlation, condition, unit: of the keys,
-    see `random_keys`. With unit keys the entries of values have mean square 1, or near it.
+    see `random_keys`. With unit keys the entries of values have mean square 1, a few at large conditions if white.
     Raises ValueError or TypeError naming the setting that does not fit.
     """
 

@@ -6,13 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from vla_teach.checks import check_count
-from vla_teach.tasks.base import Task, balanced, check_positive, check_range, classified, example
+from vla_teach.tasks.base import SHADES, Task, balanced, check_positive, check_range, classified, example
 
 FAR = -1e6  # the place of a dash that is not there
 TURNS, SEEDS = 8, 32  # candidates for the next dash of a curve, and for the first one of a distractor
 BACK, PATIENCE = 6, 40  # a curve without room goes back fewer than BACK dashes; the drawing starts anew after so often
 TRIES, ROUNDS = 5, 20_000  # for a distractor, then it is left out; of growing, then there is an error
-SHADES = " .:-=+*#%@"
 
 
 class Scenes(NamedTuple):
