@@ -463,6 +463,8 @@ def test_without_replacement_is_uniform():
     assert len(counts) == 12 and all(a != b for a, b in counts)
     assert max(abs(n - 2000) for n in counts.values()) < 200  # 4.7 standard deviations
     assert sorted(without_replacement(np.random.default_rng(0), 1, 9, 9)[0].tolist()) == list(range(9))
+    many = without_replacement(np.random.default_rng(0), 20_000, 10, 200)
+    assert np.abs(many.mean(axis=0) - 99.5).max() < 2  # no column prefers small numbers
 
 
 @pytest.mark.parametrize(("B", "classes"), [(1, 2), (7, 2), (8, 2), (25, 10)])
@@ -571,6 +573,23 @@ def test_noise_and_scale_of_the_values(rule, condition):
     assert abs(off.std() - 0.5) < 0.01 and not (noisy.x - clean.x)[:, 0::2].any()
     most = 4 if rule == "regression" and condition > 1 else 1.2
     assert 0.8 < np.mean(clean.x[:, 1:600:2, 8:] ** 2) < most
+
+
+def test_white_targets():
+    """Guards white: the map from keys to values is W C^(-1/2), large where keys are short; or W alone."""
+    for white in (True, False):
+        task = InContext(pairs=40, queries=1, K=8, V=64, rule="regression", unit=False, white=white, condition=100.0)
+        x = task.batch(20, 0).x[:, :40]
+        maps = [np.linalg.lstsq(row[:, :8], row[:, 8:72], rcond=None)[0] for row in x]
+        spread = np.geomspace(1, 1 / 100, 8)
+        wanted = np.mean(spread.mean() / spread) if white else 1
+        assert abs(np.mean(np.square(maps)) / wanted - 1) < 0.1
+
+
+def test_facts_come_in_random_order():
+    """Guards against chains that stand in order: only 0.75 facts of an example are followed by their successor."""
+    x = Relations().batch(2000, 0).x
+    assert abs(np.mean(np.sum(x[:, 1:14:2] == x[:, 2:15:2], axis=1)) - 6 * 7 / 56) < 0.08
 
 
 def test_negatives_of_relations():
@@ -794,7 +813,7 @@ def test_read_listops(tmp_path):
     assert [parse([t for t in row if t])[0] for row in batch.x.tolist()] == [3, 4]
     assert read.show(batch, 1) == "[MED 7 2 ]  = 4"
     cut = read_listops(tmp_path, "val", length=5).pick([0])
-    assert cut.x.shape == (1, 5) and cut.mask.argmax() == 4
+    assert np.array_equal(cut.x, batch.x[:1, :5]) and cut.mask.argmax() == 4
     for seed in (0, 1):
         assert sorted(read.batch(2, seed).y[:, :].max(axis=1)) == [3, 4]
 
@@ -1061,8 +1080,11 @@ def test_bad_batch(name):
 
 def test_listops_without_a_tree_that_fits():
     """Guards the error where the limits leave no, or no new, expression."""
-    with pytest.raises(RuntimeError, match="20000 trees in a row"):
-        ListOps(shortest=500, longest=2000, max_depth=2).batch(1, 0)
+    few = ListOps(shortest=3, longest=5)  # an operator and two digits: there are 400
+    check_listops(few, few.batch(300, 0))
+    for task, B in ((few, 401), (ListOps(max_depth=2), 1)):
+        with pytest.raises(RuntimeError, match="20000 trees in a row"):
+            task.batch(B, 0)
 
 
 def test_tasks_need_numpy_alone():

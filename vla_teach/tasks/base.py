@@ -93,7 +93,7 @@ def check_positive(name, value, most=np.inf):
 def without_replacement(rng, B, n, among):
     """[B, n] whole numbers below `among`, different within a row, every ordered choice equally likely."""
     chosen = np.argpartition(rng.random((B, among), dtype=np.float32), n - 1, axis=1)[:, :n]
-    return rng.permuted(chosen, axis=1)  # argpartition leaves an order of its own
+    return rng.permuted(chosen, axis=1)  # argpartition promises no order
 
 
 def balanced(rng, B, classes=2):
