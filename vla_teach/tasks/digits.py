@@ -1,11 +1,17 @@
-"""A real stream: the handwritten digits that scikit-learn ships, one at a time."""
+"""Real data: the handwritten digits that scikit-learn ships, as a stream of pairs and as sequences of pixels."""
 
+from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from vla_teach.checks import as_floats, check_count
 from vla_teach.reference import unit_rows
+from vla_teach.tasks.base import SHADES, Task, check_choice, example
+from vla_teach.tasks.stored import Examples
+
+SPLITS = dict(train=slice(1100), val=slice(1100, 1300), test=slice(1300, None))
 
 
 class Digits(NamedTuple):
@@ -41,3 +47,45 @@ def accuracy(S, test):
     if S.shape != (10, 64):
         raise ValueError(f"S has shape {S.shape}; expected [V, K] = (10, 64)")
     return float(np.mean(np.argmax(test.k @ S.T, axis=1) == test.labels))
+
+
+@dataclass(frozen=True)
+class DigitSequences(Task):
+    """Every digit as 64 pixels, row by row, grey levels 0 to 16: which digit is it? Asked at the last pixel.
+
+    A small stand-in for sequential image classification (Le, Jaitly and Hinton, 2015), and not one of LRA's tasks.
+    split: "train" (1100 images), "val" (200) or "test" (497, those of `digits_stream(1300, shuffle)`).
+    shuffle: the seed of the split. Needs scikit-learn. Raises ValueError naming the setting that does not fit.
+    """
+
+    split: str = "train"
+    shuffle: int = 0
+
+    kind = "classify"
+    vocab = 17
+    classes = 10
+    length = 64
+
+    def __post_init__(self):
+        check_choice("split", self.split, SPLITS)
+        check_count("shuffle", self.shuffle, 0)
+
+    examples = property(lambda self: digit_examples(self.split, self.shuffle))
+
+    def draw(self, B, rng):
+        """A Batch of B different images, x, y [B, 64]. `examples.pick(range(...))` gives them in order."""
+        return self.examples.draw(B, rng)
+
+    def show(self, batch, i=0):
+        """Example i of a batch as text, a character a pixel, and its class."""
+        row = example(batch, i)
+        lines = ["".join(SHADES[level * 9 // 16] for level in line) for line in row.x.reshape(8, 8)]
+        return "\n".join([*lines, f"digit: {row.y[-1]}"])
+
+
+@cache
+def digit_examples(split, shuffle):
+    """The images of one split as Examples."""
+    train, test = digits_stream(1300, shuffle)
+    images, labels = (np.concatenate([train[part], test[part]])[SPLITS[split]] for part in (0, 1))
+    return Examples(list(images.reshape(-1, 64).astype(np.uint8)), labels, part_length=64, vocab=17, classes=10)

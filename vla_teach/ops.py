@@ -1,0 +1,243 @@
+"""The memory as a PyTorch operation: batched, differentiable, with several back ends that agree.
+
+Shapes, as in the field's kernels: q, k [B, T, H, K]; v, o [B, T, H, V]; u [B, T, H, K] or [B, T, H, R, K];
+beta [B, T, H]. States: S [N, H, V, K], A [N, H, K, K] with N sequences.
+Read `vla_teach.reference` first; this file says the same for many heads at once. It needs PyTorch.
+"""
+
+from typing import NamedTuple
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError("vla_teach.ops needs PyTorch, which is not installed; try: pip install torch") from error
+from torch.linalg import solve_triangular
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+from vla_teach.checks import check_gain
+from vla_teach.tensor_checks import check_lambda, check_sequences, check_state, check_state_numbers, check_tokens
+
+CHUNK = 64  # tokens a chunk
+
+
+class State(NamedTuple):
+    """What the memories of N sequences and H heads carry on. Hand it back as `initial_state`, or to `vla_step`."""
+
+    # A and not M, although the chunk form sums M and has to invert at both ends of a call. Decoding wants A:
+    # Sherman-Morrison takes K^2 steps a token, a solve with M takes K^3. And an M that grows token by token in float32
+    # is useless after 10^6 tokens (gains off by half, or not positive definite), when A's gains are off by 1e-3 at
+    # most where keys fill the space. Where they keep to a few directions A wears out too: by 5 in 100 after 10^5
+    # tokens. For such streams start from a float64 State: all is then computed in float64.
+    S: torch.Tensor  # [N, H, V, K]  the memory itself
+    A: torch.Tensor  # [N, H, K, K]  inverse penalty, symmetric
+
+
+# ---- the operation ----------------------------------------------------------------------------------------------
+
+
+def vla(
+    q, k, v, u, beta=None, lambda_0=0.1, gain="unit", initial_state=None, output_final_state=False,
+    cu_seqlens=None, backend="auto",
+):  # fmt: skip
+    """Variational Linear Attention of B sequences and H heads (arXiv 2605.11196, Appendix A; chunk form: this book).
+
+    q, k [B, T, H, K], v [B, T, H, V]: queries, keys (used as given) and values.
+    u [B, T, H, K] or [B, T, H, R, K]: penalty directions; M_t = lambda_0 I + sum of u u^T so far.
+    beta [B, T, H] in [0, 1] or None: the share of the error that is written, None for all.
+    lambda_0: above 0, a number or a tensor [H]; not used with an initial_state, which brings its own A.
+    gain: "unit", "interpolate" or "least_squares", as in `vla_teach.reference.write_gain`.
+    initial_state: a State with N sequences; None for S = 0, A = I / lambda_0.
+    cu_seqlens: whole numbers [N + 1] from 0 to T, where B = 1 row packs N sequences end to end; else N = B.
+    backend: "recurrent" (token by token), "chunk" (the same in matrix products), or "auto" for the fastest.
+
+    Returns (o [B, T, H, V] in the dtype of v, State, or None unless output_final_state). All is differentiable.
+    Computed in float64 where q, k, v, u or the state has it, else in float32.
+    Raises ValueError or TypeError naming the argument that does not fit. On a GPU only shapes, dtypes and devices are
+    checked: to look at the numbers would make every call wait for the device. NaN in then gives NaN out.
+    """
+    run, gain = check_backend(backend), check_gain(gain)
+    tokens = check_tokens(q, k, v, u, beta, ("B", "T", "H"), initial_state)
+    lengths = check_sequences(cu_seqlens, k)
+    shape = len(lengths) if lengths else len(k), k.shape[2], v.shape[3], k.shape[3]
+    S, A = start_state(*shape, lambda_0, tokens[1].dtype, k.device)
+    if initial_state is not None:
+        S, A = check_state("initial_state", initial_state, shape, S)
+        check_state_numbers("initial_state", initial_state, A)
+
+    def heads_first(tokens, S, A):
+        o, S, A = run(*(x.transpose(1, 2) for x in tokens), S, A, gain)
+        return o.transpose(1, 2), S, A
+
+    with torch.autocast(k.device.type, enabled=False):  # products in bfloat16 would spoil the solves
+        o, S, A = packed(heads_first, tokens, lengths, S, A) if lengths else heads_first(tokens, S, A)
+    return o.to(v.dtype), State(S, A) if output_final_state else None
+
+
+def vla_step(q, k, v, u, state, beta=None, gain="unit"):
+    """One token of `vla`, for decoding, in O(K (R K + V)) steps a head.
+
+    q, k [B, H, K], v [B, H, V], u [B, H, K] or [B, H, R, K], beta [B, H] or None; state: a State with N = B, as `vla`
+    or this function returned, or `start_state` for none yet. Returns (o [B, H, V] in the dtype of v, State).
+    Arithmetic and errors as for `vla`, but the state's numbers are taken on trust: to check them takes a step's time.
+    """
+    gain = check_gain(gain)
+    tokens = check_tokens(q, k, v, u, beta, ("B", "H"), state)
+    S, A = check_state("state", state, (*k.shape[:2], v.shape[2], k.shape[2]), tokens[1])
+    with torch.autocast(k.device.type, enabled=False):
+        o, S, A = recurrent(*(x.unsqueeze(2) for x in tokens), S, A, gain)
+    return o.squeeze(2).to(v.dtype), State(S, A)
+
+
+def start_state(N, H, V, K, lambda_0=0.1, dtype=torch.float32, device=None):
+    """The State before any token: S = 0 [N, H, V, K], A = I / lambda_0 [N, H, K, K]; lambda_0 a number or [H]."""
+    A = torch.eye(K, dtype=dtype, device=device) / check_lambda(lambda_0, H, dtype)
+    return State(A.new_zeros(N, H, V, K), A.expand(N, H, K, K))
+
+
+def packed(run, tokens, lengths, S, A):
+    """Every sequence of one packed row by itself: o [1, T, H, V], S and A of all.
+
+    Sequences of about one length run together, filled up with zero tokens, which change nothing; a group's lengths
+    have as many binary digits, so that fewer than half of its tokens are filling.
+    """
+    pieces, groups, done = [x[0].split(lengths) for x in tokens], {}, {}
+    for i, length in enumerate(lengths):
+        groups.setdefault(length.bit_length(), []).append(i)
+    for group in groups.values():
+        some = [pad_sequence([piece[i] for i in group], batch_first=True) for piece in pieces]
+        results = run(some, S[group], A[group])
+        done.update({i: (o[: lengths[i]], *state) for i, o, *state in zip(group, *results, strict=True)})
+    o, S, A = zip(*(done[i] for i in range(len(lengths))), strict=True)
+    return torch.cat(o)[None], torch.stack(S), torch.stack(A)
+
+
+# ---- back ends --------------------------------------------------------------------------------------------------
+# Each takes q, k [N, H, T, K], v [N, H, T, V], u [N, H, T, R, K], beta [N, H, T], S, A and the gain's name, all
+# tensors in one dtype and not necessarily contiguous, and returns (o [N, H, T, V], S, A). Listed in BACKENDS.
+
+
+def recurrent(q, k, v, u, beta, S, A, gain):
+    """Token by token, as `vla_teach.reference.vla_recurrent`: the form that the others must equal."""
+    outputs = []
+    for q_t, k_t, v_t, u_t, beta_t in zip(*(x.unbind(2) for x in (q, k, v, u, beta)), strict=True):
+        for row in u_t.unbind(2):
+            Au = matvec(A, row)
+            A = A - outer(Au, Au) / (1 + (row * Au).sum(-1))[..., None, None]
+        g = beta_t[..., None] * write_gain(matvec(A, k_t), k_t, gain)
+        S = S + outer(v_t - matvec(S, k_t), g)
+        outputs.append(matvec(S, q_t))
+    return torch.stack(outputs, 2), S, A
+
+
+def chunk(q, k, v, u, beta, S, A, gain):
+    """A chunk of tokens at a time, as `vla_teach.chunkwise.vla_chunk`: exact, and all but one line in parallel."""
+    T = k.shape[2]
+    q, k, v, u, beta = (in_chunks(x, min(CHUNK, T)) for x in (q, k, v, u, beta))  # [N, H, n, C, ...]
+    a, M = penalty_solve(k, u.flatten(3, 4), inverse(A))
+    o, S = chunk_write(q, k, v, beta[..., None] * write_gain(a, k, gain), S)
+    return o.flatten(2, 3)[:, :, :T], S, inverse(M)
+
+
+BACKENDS = {"recurrent": recurrent, "chunk": chunk}
+
+
+def check_backend(name):
+    """The function that BACKENDS has under this name; "auto" is the fastest of them."""
+    if not isinstance(name, str) or name not in ("auto", *BACKENDS):
+        raise ValueError(f"backend is {name!r}, which is not available; expected one of auto, {', '.join(BACKENDS)}")
+    return BACKENDS["chunk" if name == "auto" else name]
+
+
+def penalty_solve(k, u, M):
+    """a_t = A_t k_t for every token. k [N, H, n, C, K], u [N, H, n, C R, K], M [N, H, K, K] -> a like k, last M.
+
+    M is a running sum, so that every chunk starts at once. With M = P P^T at a chunk's start and every row multiplied
+    by P^{-T}, the penalty of a chunk is I + sum of w w^T; one factor L L^T = I + W W^T serves all its tokens, because
+    the leading blocks of L are the factors of the leading blocks.
+    """
+    M = torch.cat([M.unsqueeze(2), u.mT @ u], 2).cumsum(2)  # before each chunk, after the last
+    M, last = M[:, :, :-1], M[:, :, -1]
+    P, rows, token = cholesky(M), u.shape[3], torch.arange(k.shape[3], device=k.device)
+    past = token[:, None] >= token.repeat_interleave(rows // len(token))  # [C, C R]: s <= t, t the row's token
+    w = rows_over(P, u)
+    L = cholesky(torch.eye(rows, dtype=u.dtype, device=u.device) + w @ w.mT)
+
+    def solve(k):
+        z = rows_over(P, k)
+        Y = rows_over(L, z @ w.mT) * past
+        return solve_triangular(P, z - solve_triangular(L, Y, upper=False, left=False) @ w, upper=False, left=False)
+
+    a = solve(k)
+    # What is left over, solved for once more: where z and its correction nearly cancel (small lambda_0, u along k),
+    # float32 gains one to two digits by it.
+    return a + solve(k - a @ M - (a @ u.mT * past) @ u), last
+
+
+def chunk_write(q, k, v, g, S):
+    """S_t = S_{t-1} + (v_t - S_{t-1} k_t) g_t^T, o_t = S_t q_t for gains g [N, H, n, C, K] -> o [N, H, n, C, V], S.
+
+    The errors of a chunk solve (I + stril(K G^T)) E = V - K S^T, without pivoting: where a gain explodes late in a
+    chunk, the tokens before it stay right.
+    """
+    W = (k @ g.mT).tril(-1)  # the unit diagonal is implied
+    E = solve_triangular(W, torch.cat([v, k], 4), upper=False, unitriangular=True)
+    E_v, E_k = E.split([v.shape[4], k.shape[4]], 4)
+    S_in, errors = [], []
+    for e_v, e_k, g_n in zip(E_v.unbind(2), E_k.unbind(2), g.unbind(2), strict=True):  # the only sequential part
+        S_in.append(S)
+        errors.append(e_v - e_k @ S.mT)
+        S = S + errors[-1].mT @ g_n
+    return q @ torch.stack(S_in, 2).mT + (q @ g.mT).tril() @ torch.stack(errors, 2), S
+
+
+# ---- tools ------------------------------------------------------------------------------------------------------
+
+
+def write_gain(a, k, gain):
+    """The gains from a = A k and k [..., K]. A zero key writes nothing, and its length passes no gradient on.
+
+    Divisions by 0 are masked before they happen: masked after, they would still put NaN into the gradient.
+    """
+    if gain == "least_squares":
+        return a
+    size = ((a if gain == "unit" else k) * a).sum(-1, keepdim=True)
+    some = size.abs() > torch.finfo(a.dtype).tiny
+    size = torch.where(some, size, 1)
+    return torch.where(some, a, 0) / (size.sqrt() if gain == "unit" else size)
+
+
+def matvec(A, x):
+    """A [..., m, n], x [..., n] -> [..., m]."""
+    return (A @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def outer(x, y):
+    """x [..., m], y [..., n] -> [..., m, n]."""
+    return x.unsqueeze(-1) * y.unsqueeze(-2)
+
+
+def rows_over(L, x):
+    """Every row of x times L^{-T}. L [..., n, n] lower triangular, x [..., m, n] -> [..., m, n]."""
+    return solve_triangular(L.mT, x, upper=True, left=False)
+
+
+def cholesky(M):
+    """The lower triangular L with M = L L^T. Where there is none: ValueError, or NaN on a GPU (see `vla`)."""
+    L, info = torch.linalg.cholesky_ex(M)
+    if L.device.type != "cpu":
+        return L.masked_fill((info > 0)[..., None, None], torch.nan)
+    if info.any():
+        words = f"lambda_0 is too small for {M.dtype} and these u: the penalty is not positive definite to rounding"
+        raise ValueError(f"{words}; expected a larger lambda_0 or float64 input")
+    return L
+
+
+def inverse(M):
+    """The inverse of symmetric positive definite matrices."""
+    return torch.cholesky_inverse(cholesky(M))
+
+
+def in_chunks(x, C):
+    """x [N, H, T, ...] -> [N, H, n, C, ...], zeros after the end: a zero token changes neither M nor S."""
+    return pad(x, (0, 0) * (x.ndim - 3) + (0, -x.shape[2] % C)).unflatten(2, (-1, C))
