@@ -1,7 +1,7 @@
 # `make help` lists the targets. All of them work in .venv, which `make env` creates and the others reuse.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env book serve lab notebooks test lint clean
+.PHONY: help env torch book serve lab notebooks test lint clean
 
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,\
 	$(if $(shell $(p) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,12); print(1)' 2>/dev/null),$(p))))
@@ -9,6 +9,7 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+TORCH := $(VENV)/torch
 PAGES := _build/html
 SOURCES := $(shell find book vla_teach -type f -not -name '*.pyc' -not -path '*/.ipynb_checkpoints/*') _config.yml _toc.yml
 
@@ -23,6 +24,12 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+torch: $(TORCH)  ## add PyTorch, for the layers and the experiments (large)
+
+$(TORCH): $(READY) requirements-torch.txt constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	@touch $@
 
 book: $(PAGES)/.built  ## build the HTML into _build/html
@@ -40,10 +47,10 @@ serve: book  ## serve the built book on 127.0.0.1 (PORT=8000)
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab book
 
-notebooks: $(READY)  ## run the chapters again and store their outputs (ONLY="book/a.ipynb ..." for some)
+notebooks: $(TORCH)  ## run the chapters again and store their outputs (ONLY="book/a.ipynb ..." for some)
 	$(BIN)/python -m vla_teach.site.notebooks $(ONLY)
 
-test: $(READY) book lint  ## run every test, every chapter included
+test: $(TORCH) book lint  ## run every test, every chapter included
 	$(BIN)/python -m pytest tests
 	VLA_STATIC=1 $(BIN)/python -m pytest --nbval -n 2 --dist loadfile -p no:cacheprovider book
 
