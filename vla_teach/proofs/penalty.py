@@ -179,20 +179,6 @@ STATEMENTS = (
         twins={"nothing taken away, nothing avoided": dict(taken=0), "the cube root": dict(power=sp.Rational(1, 3))},
     ),
     Statement(
-        label="prop-adversary",
-        title="An adversary for VLA",
-        given=(
-            r"keys of length 1, $K \ge 2$, $V = 1$, $u_t = W k_t$ for any fixed $W$, any $\lambda_0 > 0$, the unit "
-            r"or the interpolating gain"
-        ),
-        says=r"\|S_t\|_F \ge \sqrt{t}",
-        symbols=adversary,
-        numbers=adversary_measured,
-        by_hand=r"$S g \ge 0$ after the choice of the sign, and $\|g\| \ge 1$; a sum of $t$ terms, each at least 1",
-        least_width=2,
-        twins={"the mixed term counted once": dict(cross=1), "the sign of the key left to chance": dict(signed=False)},
-    ),
-    Statement(
         label="prop-settling",
         title="Where the state settles",
         given=(
@@ -207,6 +193,20 @@ STATEMENTS = (
         numbers=settling_measured,
         by_hand="the expectation given the past, then over the past",
         twins={"the sign of the transient": dict(sign=-1), "keys that look at the state": dict(looks=True)},
+    ),
+    Statement(
+        label="prop-adversary",
+        title="An adversary for VLA",
+        given=(
+            r"keys of length 1, $K \ge 2$, $V = 1$, $u_t = W k_t$ for any fixed $W$, any $\lambda_0 > 0$, the unit "
+            r"or the interpolating gain"
+        ),
+        says=r"\|S_t\|_F \ge \sqrt{t}",
+        symbols=adversary,
+        numbers=adversary_measured,
+        by_hand=r"$S g \ge 0$ after the choice of the sign, and $\|g\| \ge 1$; a sum of $t$ terms, each at least 1",
+        least_width=2,
+        twins={"the mixed term counted once": dict(cross=1), "the sign of the key left to chance": dict(signed=False)},
     ),
     Statement(
         label="prop-cond",
