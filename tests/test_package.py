@@ -19,6 +19,13 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import vla_teach
 import vla_teach.streams
+import vla_teach.tasks
+try:
+    import vla_teach.ops
+except ImportError as error:
+    assert "make torch" in str(error), error
+else:
+    raise AssertionError("torch was not refused")
 print("fine")
 """
 
@@ -28,7 +35,7 @@ def run(code):
 
 
 def test_import_needs_numpy_alone():
-    """`import vla_teach` works where nothing but NumPy is installed."""
+    """`import vla_teach` works where nothing but NumPy is installed; what needs PyTorch says how to get it."""
     done = run(ONLY_NUMPY)
     assert done.stdout == "fine\n", done.stderr
 
