@@ -7,6 +7,7 @@ import statistics
 import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -115,26 +116,26 @@ def paired_p(differences):
 STEPS = None  # how many steps all processes have made, shared between them
 
 
-def run_experiment(settings, cache, device="cpu", jobs=1, quiet=False):
+def run_experiment(settings, folder, device="cpu", jobs=1, quiet=False):
     """All runs: (what `train` returned for each, in order; models; comparisons). jobs: how many at a time.
 
-    cache: a folder for checkpoints and finished runs, from which an experiment that was stopped goes on.
+    folder: for checkpoints and finished runs, from which an experiment that was stopped goes on.
     """
     if settings.pool:
-        load_data(settings, cache)  # drawn once, before several processes want it
+        load_data(settings, folder)  # drawn once, before several processes want it
     first = sweep_runs(settings)
     rest = len(settings.labels) * (settings.seeds - min(settings.sweep_seeds, settings.seeds))
     total = settings.steps * (len(first) + rest)
     with tqdm(total=total, unit=" steps", disable=quiet, smoothing=0.02) as bar, processes(jobs) as pool:
-        found = run_all(first, settings, cache, device, pool, bar)
+        found = run_all(first, settings, folder, device, pool, bar)
         chosen = best_rates(settings.task, found)
         more = [Run(label, rate, seed) for label, rate in chosen.items() for seed in range(settings.seeds)]
-        found += run_all([run for run in more if run not in first], settings, cache, device, pool, bar)
+        found += run_all([run for run in more if run not in first], settings, folder, device, pool, bar)
     models = summary(settings, found, chosen)
     return found, models, comparisons(models)
 
 
-def run_all(runs, settings, cache, device, pool, bar):
+def run_all(runs, settings, folder, device, pool, bar):
     """What `train` returned for each run, in their order, whatever the order in which they end."""
 
     def note(run):
@@ -143,8 +144,8 @@ def run_all(runs, settings, cache, device, pool, bar):
         return run
 
     if pool is None:
-        return [note(one_run(settings, run, cache, device, bar.update)) for run in runs]
-    futures = [pool.submit(one_run, settings, run, cache, device) for run in runs]
+        return [note(one_run(settings, run, folder, device, bar.update)) for run in runs]
+    futures = [pool.submit(one_run, settings, run, folder, device) for run in runs]
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -154,10 +155,10 @@ def run_all(runs, settings, cache, device, pool, bar):
     return [future.result() for future in futures]
 
 
-def one_run(settings, run, cache, device, tick=None):
-    """`train` for one run, unless its result is in the cache."""
+def one_run(settings, run, folder, device, tick=None):
+    """`train` for one run, unless its result is in the folder."""
     key = digest(source(), settings.described(), run, device_name(device), torch.__version__)
-    path, checkpoint = cache / f"{key}.json", cache / f"{key}.safetensors"
+    path, checkpoint = folder / f"{key}.json", folder / f"{key}.safetensors"
     tick = tick or count_steps
     if path.exists():
         tick(settings.steps)
@@ -165,7 +166,7 @@ def one_run(settings, run, cache, device, tick=None):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # these models are too small to share between cores, and sums keep their order
     try:
-        found = train(settings, *run, device, load_data(settings, cache), checkpoint, key, tick)
+        found = train(settings, *run, device, load_data(settings, folder), checkpoint, key, tick)
     finally:
         torch.set_num_threads(threads)
     write_json(path, found)
@@ -173,6 +174,7 @@ def one_run(settings, run, cache, device, tick=None):
     return found
 
 
+@cache
 def source():
     """A digest of the package's code: what other code began is not gone on with."""
     return sha256(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))).hexdigest()

@@ -110,9 +110,9 @@ def load_data(settings, folder=None):
     task, n, pool = settings.task, settings.held_out, None
     more = {name: one.batch(n, number(TEST, i + 1)) for i, (name, one) in enumerate(settings.tests.items())}
     if hasattr(task, "split"):
-        pool, validation, test = (replace(task, split=name).examples for name in ("train", "val", "test"))
-        pool, *others = (part.pick(range(len(part))) for part in (pool, validation, test))
-        validation, test = (rows(part, slice(n)) for part in others)
+        parts = (replace(task, split=name).examples for name in ("train", "val", "test"))
+        pool, validation, test = (part.pick(range(len(part))) for part in parts)
+        validation, test = rows(validation, slice(n)), rows(test, slice(n))
     elif settings.pool:  # in one draw, so that a task that removes duplicates removes them from all of it
         drawn = stored_draw(task, settings.pool + 2 * n, folder)
         validation, test, pool = (rows(drawn, s) for s in (slice(n), slice(n, 2 * n), slice(2 * n, None)))
