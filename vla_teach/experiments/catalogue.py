@@ -192,7 +192,10 @@ CATALOGUE = {
         "Scikit-learn's handwritten digits, a pixel at a time.",
         sizes(
             Settings(TASKS["digits"], model=MEAN, steps=2000, every=50, patience=20),
-            dict(CPU, model=SMALL | dict(pooling="mean"), steps=500, rates=(3e-3, 1e-2, 3e-2), patience=20, held_out=500),
+            dict(
+                CPU, model=SMALL | dict(pooling="mean"), steps=500, rates=(3e-3, 1e-2, 3e-2), patience=20,
+                held_out=500,
+            ),
             {},
         ),
         dict(),

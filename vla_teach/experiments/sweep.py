@@ -16,11 +16,12 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+import vla_teach
 from vla_teach.experiments.catalogue import BASELINES
 from vla_teach.experiments.results import device_name, read_json, write_json
 from vla_teach.experiments.train import better, digest, load_data, metric, mlp_widths, train
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(vla_teach.__file__).parent
 
 
 class Run(NamedTuple):

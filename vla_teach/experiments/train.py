@@ -317,7 +317,6 @@ def load_checkpoint(path, key, model, optimiser):
         optimiser.load_state_dict(optimiser.state_dict() | dict(state=state))
         torch.set_rng_state(tensors["rng"])
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{path.name} is no checkpoint to go on from: {error}; run with --fresh to start anew"
-        ) from None
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path.name} is no checkpoint to go on from: {why}; start anew with --fresh") from None
     return now, parts["best"]
