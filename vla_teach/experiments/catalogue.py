@@ -90,7 +90,7 @@ def sizes(gpu, cpu, smoke):
 
 SMALL = dict(width=32, depth=1, heads=2)
 MEAN = dict(width=64, depth=2, heads=2, pooling="mean")
-CPU = dict(model=SMALL, batch=32, steps=600, every=50, rates=(3e-3, 1e-2), more_rates={}, seeds=3, held_out=300)
+CPU = dict(model=SMALL, batch=32, steps=600, every=50, rates=(3e-3, 1e-2, 3e-2), more_rates={}, seeds=3, held_out=300)
 REGRESSION = TASKS["in-context regression"]
 TINY_REGRESSION = replace(REGRESSION, pairs=4, K=4, V=2)
 PICTURE = Pathfinder(size=16, dashes=3, distractors=1, distractor_dashes=2, seed_distance=4.0)
@@ -135,7 +135,10 @@ CATALOGUE = {
                 StackedMQAR(pairs=32), model=dict(width=64, depth=1, heads=2), steps=5000, every=250,
                 tests={f"{n} pairs": StackedMQAR(pairs=n) for n in (8, 16, 64, 128)},
             ),
-            dict(CPU, task=StackedMQAR(pairs=16, vocab=128), tests={"32 pairs": StackedMQAR(pairs=32, vocab=128)}),
+            dict(
+                CPU, task=StackedMQAR(pairs=16, vocab=128), steps=1000, patience=20,
+                tests={"32 pairs": StackedMQAR(pairs=32, vocab=128)},
+            ),
             dict(task=StackedMQAR(pairs=3, vocab=16), tests={}),
         ),
         dict(),
@@ -192,10 +195,7 @@ CATALOGUE = {
         "Scikit-learn's handwritten digits, a pixel at a time.",
         sizes(
             Settings(TASKS["digits"], model=MEAN, steps=2000, every=50, patience=20),
-            dict(
-                CPU, model=SMALL | dict(pooling="mean"), steps=500, rates=(3e-3, 1e-2, 3e-2), patience=20,
-                held_out=500,
-            ),
+            dict(CPU, model=SMALL | dict(pooling="mean"), steps=500, patience=20, held_out=500),
             {},
         ),
         dict(),
