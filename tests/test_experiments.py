@@ -601,8 +601,20 @@ def test_variants():
 def test_list(capsys):
     """Guards `list`: every experiment, in one line."""
     assert main(["list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(CATALOGUE)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "Minutes" in head and [line.split()[0] for line in lines] == list(CATALOGUE)
+
+
+def test_some_models_and_seeds(tmp_path):
+    """Guards --models, --seeds and --fresh, and that the command says so."""
+    words = ["run", "copy", "--models", "vla", "delta", "--seeds", "3", "--fresh", "--quiet"]
+    left = tmp_path / "cache" / "copy-smoke" / "left.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("left")
+    assert main([*words, "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]) == 0
+    content = results.read_results(tmp_path / "copy.json")
+    assert list(content["models"]) == ["vla", "delta"] and len(content["models"]["vla"]["tests"]["test"]["scores"]) == 3
+    assert " --seeds 3 --models vla delta --jobs 1" in content["provenance"]["command"] and not left.exists()
 
 
 BAD = {
@@ -612,6 +624,7 @@ BAD = {
     "jobs float": ["run", "copy", "--jobs", "1.5"], "device": ["run", "copy", "--device", "abacus"],
     "no GPU": ["run", "copy", "--device", "cuda:99"], "option": ["run", "copy", "--sizes"],
     "out is a file": ["run", "copy", "--quiet", "--out", __file__],
+    "models": ["run", "copy", "--models", "vla", "lstm"], "no models": ["run", "copy", "--models"],
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vla_teach.experiments.catalogue import CATALOGUE, SIZES
+from vla_teach.experiments.catalogue import CATALOGUE, SIZES, variants
 from vla_teach.experiments.results import ROOT, provenance, read_results, write_results
 from vla_teach.experiments.sweep import run_experiment
 from vla_teach.experiments.train import metric, mlp_widths
@@ -24,6 +24,7 @@ def main(words=None):
     run = commands.add_parser("run", help="train all models of an experiment and write the results")
     run.add_argument("--size", choices=SIZES, default="smoke", help="smoke: seconds; cpu: minutes; gpu: what counts")
     run.add_argument("--seeds", type=whole, help="how many at the best rate, in the place of the size's own")
+    run.add_argument("--models", nargs="+", metavar="LABEL", help="these and no others; `show` names the usual ones")
     run.add_argument("--jobs", type=whole, default=1, help="training runs at a time, each in a process of its own")
     run.add_argument("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one for size gpu, else cpu")
     run.add_argument("--cache", type=Path, help="folder of checkpoints; .cache/experiments in the repository")
@@ -52,23 +53,29 @@ def whole(text):
 
 
 def list_all(_):
+    print("Minutes, with two jobs on two cores: size smoke 0.1, size cpu as given. Size gpu wants a GPU and hours.")
     for name, experiment in CATALOGUE.items():
-        times = ", ".join(f"{size} {experiment.minutes.get(size, '?')} min" for size in SIZES)
-        print(f"{name:16}{experiment.about} ({times})")
+        print(f"{name:16}{experiment.about} (cpu: {experiment.minutes})")
     return 0
 
 
 def run_one(args):
     settings = CATALOGUE[args.name].sizes[args.size]
-    settings = settings if args.seeds is None else replace(settings, seeds=args.seeds)
+    chosen = dict(seeds=args.seeds, labels=tuple(dict.fromkeys(args.models or ())))
+    settings = replace(settings, **{name: value for name, value in chosen.items() if value})
+    if unknown := [label for label in settings.labels if label not in variants(1)]:
+        raise ValueError(f"--models {unknown[0]} is not known; expected some of {', '.join(variants(1))}")
     device = check_device(args.device or ("cuda" if args.size == "gpu" and torch.cuda.is_available() else "cpu"))
     out = results_folder(args)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; expected a folder")
     cache = (args.cache or home(".cache", "--cache") / "experiments") / f"{args.name}-{args.size}"
     if args.fresh:
         shutil.rmtree(cache, ignore_errors=True)
     started = time.perf_counter()
     runs, models, comparisons = run_experiment(settings, cache, device, args.jobs, args.quiet)
     words = f"run {args.name} --size {args.size}" + (f" --seeds {args.seeds}" if args.seeds else "")
+    words += f" --models {' '.join(settings.labels)}" if args.models else ""
     words += f" --jobs {args.jobs}" + (f" --device {args.device}" if args.device else "")
     about = provenance(f"python -m vla_teach.experiments {words}", device, time.perf_counter() - started)
     results = dict(experiment=args.name, size=args.size, metric=metric(settings.task), provenance=about)

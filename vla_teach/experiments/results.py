@@ -80,13 +80,13 @@ def provenance(command, device, seconds):
 
 
 def commit():
-    """The commit of the code, and whether it had changes; None where there is no git."""
+    """The commit, and whether the package differed from it; None where there is no git."""
 
     def git(*words):
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
+        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--", "vla_teach")))
     except (OSError, subprocess.CalledProcessError):
         return dict(commit=None, dirty=None)
 

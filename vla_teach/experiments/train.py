@@ -43,8 +43,7 @@ class TaskModel(nn.Module):
         super().__init__()
         self.backbone = Backbone(width, depth, **backbone)
         self.pooling, self.related = check_option("pooling", pooling, ("asked", "mean")), related
-        self.floats = task.inputs == "floats"
-        if self.floats:
+        if task.inputs == "floats":
             self.embedding = nn.Linear(task.batch(1, 0).x.shape[2], width)
         else:
             self.embedding = nn.Embedding(task.vocab, width)
@@ -127,11 +126,18 @@ def stored_draw(task, B, folder):
         return task.batch(B, number(TRAIN))
     path = folder / f"data-{digest(type(task).__name__, vars(task), B)}.npz"
     if not path.exists():
-        drawn = task.batch(B, number(TRAIN))
+        drawn = Batch(*map(small, task.batch(B, number(TRAIN))))
         with writing(path) as new:
             np.savez(new, **{name: part for name, part in drawn._asdict().items() if part is not None})
     with np.load(path, allow_pickle=False) as parts:
         return Batch(**parts)
+
+
+def small(part):
+    """Whole numbers in the smallest type that holds them; other arrays as they are."""
+    if part is None or part.dtype.kind != "i":
+        return part
+    return part.astype(np.result_type(*(np.min_scalar_type(end) for end in (part.min(), part.max()))))
 
 
 def training_batch(settings, data, seed, step):
