@@ -1,0 +1,203 @@
+"""What there is to run: every experiment as a task, models that differ in one thing, and settings for three sizes."""
+
+from dataclasses import asdict, dataclass, field, replace
+
+from vla_teach.tasks import TASKS, Copy, DelayedRecall, ListOps, Pathfinder, StackedMQAR
+from vla_teach.tasks.base import Task
+
+SIZES = ("smoke", "cpu", "gpu")
+RATES = (1e-3, 3e-3, 1e-2)
+BASELINES = ("softmax", "linear", "delta", "gated_delta", "mesa")
+CONTROLS = ("vla_off", "vla_key", "vla_published")  # always there: no penalty; u = k; the paper to the letter
+FAIR = (*BASELINES, "vla", "vla_interpolate", *CONTROLS)
+
+
+def variants(key_width):
+    """{label: what sets a model apart}, as `models.matched` takes it. key_width: of a head, for lambda_0."""
+    vla = {
+        "vla": {},  # as it comes: unit gain, u = W_u k
+        "vla_interpolate": dict(gain="interpolate"),
+        "vla_gated": dict(write_gate="lambda"),  # the learned lambda_t, as DeltaNet's beta
+        "vla_rank_2": dict(rank=2),
+        "vla_rank_4": dict(rank=4),
+        "vla_off": dict(penalty=None),
+        # u has a factor 1/sqrt(K), which makes lambda_0 act K times as strongly; here it acts as 0.1.
+        "vla_key": dict(penalty="key", lambda_0=0.1 / key_width),
+        "vla_relation": dict(penalty="relation"),
+    }
+    same = {label: dict(layer=label) for label in (*BASELINES, "vla_published")}
+    every = same | {label: dict(layer="vla", layer_options=options) for label, options in vla.items()}
+    # The task's relation as one more input, for a fair comparison with the penalty that is given it.
+    return every | {f"{label}_related": every[label] | dict(related=True) for label in ("softmax", "delta", "vla")}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the numbers of one experiment at one size."""
+
+    task: Task
+    labels: tuple = FAIR  # keys of `variants`
+    model: dict = field(default_factory=lambda: dict(width=64, depth=2, heads=2))  # for every model; see TaskModel
+    batch: int = 64
+    steps: int = 3000
+    every: int = 100  # steps from one look at the validation set to the next
+    patience: int = 10  # looks without a better score before a run stops
+    rates: tuple = RATES
+    more_rates: dict = field(default_factory=lambda: dict(softmax=(3e-4,)))  # by label
+    sweep_seeds: int = 1  # seeds of every rate; the best rate goes on to all
+    seeds: int = 5
+    held_out: int = 1000  # examples to validate, and as many to test; at most as many as the task has
+    pool: int = 0  # examples to draw once and train on again and again; 0 for fresh ones in every batch
+    warm_up: float = 0.1  # share of the steps; then a cosine down to 0
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    tests: dict = field(default_factory=dict)  # more test sets: {name: task}
+
+    @property
+    def variants(self):
+        """{label: what sets it apart} of the models to run."""
+        known = variants(self.model["width"] // self.model["heads"])
+        return {label: known[label] for label in self.labels}
+
+    def described(self):
+        """As plain data for JSON, tasks by name and fields."""
+
+        def task(one):
+            return dict(name=type(one).__name__, **asdict(one))
+
+        tests = {name: task(one) for name, one in self.tests.items()}
+        return asdict(replace(self, task=None, tests={})) | dict(task=task(self.task), tests=tests)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One line about it, its Settings by size, and how long size cpu takes."""
+
+    about: str
+    sizes: dict
+    minutes: int  # two jobs on two cores; measured for digits and mqar_stacked, for others reckoned from a few steps
+
+
+def sizes(gpu, cpu, smoke):
+    """Settings by size; cpu and smoke are dicts of what differs from gpu, smoke from cpu."""
+    small = replace(gpu, **cpu)
+    quick = dict(
+        model=small.model | dict(width=16, depth=1, heads=2), batch=4, steps=2, every=1, rates=(1e-3, 1e-2),
+        more_rates={}, seeds=2, held_out=4, pool=0,
+    )  # fmt: skip
+    return dict(gpu=gpu, cpu=small, smoke=replace(small, **quick | smoke))
+
+
+SMALL = dict(width=32, depth=1, heads=2)
+MEAN = dict(width=64, depth=2, heads=2, pooling="mean")
+CPU = dict(model=SMALL, batch=32, steps=600, every=50, rates=(3e-3, 1e-2, 3e-2), more_rates={}, seeds=3, held_out=300)
+REGRESSION = TASKS["in-context regression"]
+TINY_REGRESSION = replace(REGRESSION, pairs=4, K=4, V=2)
+PICTURE = Pathfinder(size=16, dashes=3, distractors=1, distractor_dashes=2, seed_distance=4.0)
+TINY_PICTURE = replace(PICTURE, size=12, dashes=2, distractors=0, seed_distance=3.0)
+
+CATALOGUE = {
+    "copy": Experiment(
+        "Repeat 32 symbols after a separator.",
+        sizes(
+            Settings(Copy(n=32, shown=True), tests={"n = 64": Copy(n=64, shown=True)}),
+            dict(CPU, task=Copy(n=12, symbols=16, shown=True), tests={"n = 24": Copy(n=24, symbols=16, shown=True)}),
+            dict(task=Copy(n=3, symbols=4, shown=True), tests={"n = 6": Copy(n=6, symbols=4, shown=True)}),
+        ),
+        3,
+    ),
+    "delayed_recall": Experiment(
+        "One pair, noise, the key again: which value? Trained at one delay, tested at longer ones.",
+        sizes(
+            Settings(DelayedRecall(100), tests={f"delay = {n}": DelayedRecall(n) for n in (10, 1000, 10_000)}),
+            dict(CPU, task=DelayedRecall(20, keys=16), tests={"delay = 200": DelayedRecall(200, keys=16)}),
+            dict(task=DelayedRecall(4, keys=4), tests={"delay = 8": DelayedRecall(8, keys=4)}),
+        ),
+        3,
+    ),
+    "mqar": Experiment(
+        "Many pairs, every key once more: which value? By Zoology's rules.",
+        sizes(
+            Settings(
+                replace(TASKS["mqar"], pairs=(4, 8, 16, 32, 64)),
+                steps=10_000, every=250, tests={f"{n} pairs": replace(TASKS["mqar"], length=512, pairs=n)
+                                                for n in (4, 8, 16, 32, 64, 128)},
+            ),
+            dict(CPU, task=replace(TASKS["mqar"], length=48, pairs=8, vocab=128), tests={}),
+            dict(task=replace(TASKS["mqar"], length=12, pairs=2, vocab=16)),
+        ),
+        7,
+    ),
+    "mqar_stacked": Experiment(
+        "Key and value in one token, one layer: the memory rule alone.",
+        sizes(
+            Settings(
+                StackedMQAR(pairs=32), model=dict(width=64, depth=1, heads=2), steps=5000, every=250,
+                tests={f"{n} pairs": StackedMQAR(pairs=n) for n in (8, 16, 64, 128)},
+            ),
+            dict(
+                CPU, task=StackedMQAR(pairs=16, vocab=128), steps=1000, patience=20,
+                tests={"32 pairs": StackedMQAR(pairs=32, vocab=128)},
+            ),
+            dict(task=StackedMQAR(pairs=3, vocab=16), tests={}),
+        ),
+        7,
+    ),
+    "regression": Experiment(
+        "Linear regression in context, keys of condition 100: the next value, before it is shown.",
+        sizes(
+            Settings(REGRESSION, tests={"condition 1": replace(REGRESSION, condition=1.0)}),
+            dict(CPU, task=replace(REGRESSION, pairs=16, K=8, V=4), tests={}),
+            dict(task=TINY_REGRESSION, tests={"condition 1": replace(TINY_REGRESSION, condition=1.0)}),
+        ),
+        4,
+    ),
+    "regression_1": Experiment(
+        "The same with keys of condition 1, where any memory should do.",
+        sizes(
+            Settings(replace(REGRESSION, condition=1.0), tests={"condition 100": REGRESSION}),
+            dict(CPU, task=replace(REGRESSION, condition=1.0, pairs=16, K=8, V=4), tests={}),
+            dict(task=replace(TINY_REGRESSION, condition=1.0)),
+        ),
+        4,
+    ),
+    "relations": Experiment(
+        "Is one an ancestor of another? With the relation in the penalty, as an input, and without.",
+        sizes(
+            Settings(
+                TASKS["relations"],
+                labels=(*FAIR, "vla_relation", "softmax_related", "delta_related", "vla_related"),
+            ),
+            dict(CPU, task=replace(TASKS["relations"], entities=24)),
+            dict(task=replace(TASKS["relations"], facts=2, entities=8)),
+        ),
+        4,
+    ),
+    "listops": Experiment(
+        "Nested lists of digits under MIN, MAX, MED and SM.",
+        sizes(
+            Settings(TASKS["listops"], model=MEAN, batch=32, steps=10_000, every=500, pool=96_000, held_out=2000),
+            dict(CPU, task=ListOps(8, 40), model=SMALL | dict(pooling="mean"), pool=4000),
+            dict(task=ListOps(4, 12), pool=20),
+        ),
+        5,
+    ),
+    "pathfinder": Experiment(
+        "Do two markers sit on the same dashed curve?",
+        sizes(
+            Settings(TASKS["pathfinder"], model=MEAN, steps=20_000, every=500, pool=30_000, held_out=2000),
+            dict(CPU, task=PICTURE, model=SMALL | dict(pooling="mean"), pool=4000, batch=16, steps=300, rates=(3e-3, 1e-2)),
+            dict(task=TINY_PICTURE, pool=20),
+        ),
+        8,
+    ),
+    "digits": Experiment(
+        "Scikit-learn's handwritten digits, a pixel at a time.",
+        sizes(
+            Settings(TASKS["digits"], model=MEAN, steps=2000, every=50, patience=20),
+            dict(CPU, model=SMALL | dict(pooling="mean"), steps=500, patience=20, held_out=500),
+            {},
+        ),
+        9,
+    ),
+}  # fmt: skip
