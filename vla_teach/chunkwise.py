@@ -41,8 +41,8 @@ def vla_chunk(q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_state=No
 def penalty_gains(k, u, M, gain, C):
     """Every token's write direction, all chunks at once. k [T, K], u [T, R, K], M [K, K] -> g [T, K], last M [K, K].
 
-    M is a running sum, so each chunk's start is known in advance. Inside a chunk, G = I + U A U^T = L L^T, and
-    because the leading blocks of L are the factors of the leading blocks of G, one factorisation serves every token.
+    M is a running sum, so each chunk's start is known in advance. Inside a chunk, I + U A U^T = L L^T, and because
+    the leading blocks of L are the factors of its leading blocks, one factorisation serves every token.
     """
     (T, R, K), dtype = u.shape, k.dtype
     k, u = in_chunks(k, C), in_chunks(u.reshape(T * R, K), C * R)  # [N, C, K], [N, C R, K]

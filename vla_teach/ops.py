@@ -10,7 +10,9 @@ from typing import NamedTuple
 try:
     import torch
 except ImportError as error:
-    raise ImportError("vla_teach.ops needs PyTorch, which is not installed; try: make torch, or pip install torch") from error
+    raise ImportError(
+        "vla_teach.ops needs PyTorch, which is not installed; try: make torch, or pip install torch"
+    ) from error
 from torch.linalg import solve_triangular
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence

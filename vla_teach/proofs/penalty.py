@@ -79,13 +79,14 @@ def adversary_measured(x, signed=True):
     sign of each key is chosen such that its gain points along the state; signed=False leaves that to chance."""
     d, worst = len(x.M), -1.0
     project = x.rng.normal(size=(d, d)) / np.sqrt(d)
-    for gain, W in product(("unit", "interpolate"), (np.eye(d), project)):
+    ways = (lambda k: k, lambda k: project @ k, lambda k: project @ k / np.linalg.norm(project @ k) / np.sqrt(d))
+    for gain, direction in product(("unit", "interpolate"), ways):
         S, A = np.zeros((1, d)), np.eye(d) / x.lambda_0
         for t in range(1, 41):
             key = x.rng.normal(size=d)
             key -= S[0] * (S[0] @ key) / max(S[0] @ S[0], 1e-300)
             key = key / np.linalg.norm(key)
-            A = reference.sherman_morrison(A, W @ key)
+            A = reference.sherman_morrison(A, direction(key))
             g = reference.write_gain(A, key, gain)
             if signed and S[0] @ g < 0:
                 key, g = -key, -g
@@ -198,8 +199,8 @@ STATEMENTS = (
         label="prop-adversary",
         title="An adversary for VLA",
         given=(
-            r"keys of length 1, $K \ge 2$, $V = 1$, $u_t = W k_t$ for any fixed $W$, any $\lambda_0 > 0$, the unit "
-            r"or the interpolating gain"
+            r"keys of length 1, $K \ge 2$, $V = 1$, $u_t = W k_t$ for any fixed $W$, or that brought to a fixed length, "
+            r"any $\lambda_0 > 0$, the unit or the interpolating gain"
         ),
         says=r"\|S_t\|_F \ge \sqrt{t}",
         symbols=adversary,
