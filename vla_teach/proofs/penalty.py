@@ -199,7 +199,7 @@ STATEMENTS = (
         label="prop-adversary",
         title="An adversary for VLA",
         given=(
-            r"keys of length 1, $K \ge 2$, $V = 1$, $u_t = W k_t$ for any fixed $W$, or that brought to a fixed length, "
+            r"keys of length 1, $K \ge 2$, $V = 1$, $u_t = W k_t$ for any fixed $W$, or that made a fixed length, "
             r"any $\lambda_0 > 0$, the unit or the interpolating gain"
         ),
         says=r"\|S_t\|_F \ge \sqrt{t}",
