@@ -315,7 +315,7 @@ if __name__ == "__main__":
     found, models, compared = sweep.run_experiment(LONG, Path(sys.argv[2]), jobs=int(sys.argv[3]), quiet=True)
     results.write_json(Path(sys.argv[2]) / "all.json", dict(found=found, models=models, compared=compared))
 """
-LONG = replace(TINY, steps=300, patience=100, rates=(1e-2,), seeds=1, tests={})
+LONG = replace(TINY, steps=150, patience=100, rates=(1e-2,), seeds=1, tests={})
 
 
 def start(folder, jobs):
@@ -340,7 +340,7 @@ def killed(folder, jobs, rng):
     before, process, deadline = checkpoints(folder), start(folder, jobs), time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline and not checkpoints(folder).items() - before.items():
         time.sleep(0.005)
-    time.sleep(rng.uniform(0, 0.3))
+    time.sleep(rng.uniform(0, 0.2))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     children = children.read_text().split() if children.exists() else []
     process.send_signal(signal.SIGKILL)

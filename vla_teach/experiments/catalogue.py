@@ -141,7 +141,7 @@ CATALOGUE = {
             ),
             dict(task=StackedMQAR(pairs=3, vocab=16), tests={}),
         ),
-        7,
+        9,
     ),
     "regression": Experiment(
         "Linear regression in context, keys of condition 100: the next value, before it is shown.",
