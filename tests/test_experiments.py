@@ -1,5 +1,6 @@
 """Experiments: a run against one written out plainly, resuming, sweeps, files, the command line, and broken copies."""
 
+import contextlib
 import inspect
 import json
 import math
@@ -314,7 +315,7 @@ if __name__ == "__main__":
     found, models, compared = sweep.run_experiment(LONG, Path(sys.argv[2]), jobs=int(sys.argv[3]), quiet=True)
     results.write_json(Path(sys.argv[2]) / "all.json", dict(found=found, models=models, compared=compared))
 """
-LONG = replace(TINY, steps=60, rates=(1e-2,), seeds=1, tests={})
+LONG = replace(TINY, steps=150, patience=100, rates=(1e-2,), seeds=1, tests={})
 
 
 def start(folder, jobs):
@@ -325,20 +326,27 @@ def start(folder, jobs):
     return subprocess.Popen(words, stderr=subprocess.PIPE)
 
 
+def checkpoints(folder):
+    """{path: when it was written} of the checkpoints there now."""
+    found = {}
+    for path in (folder / "runs").glob("[!.]*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # a run that ends takes its checkpoint away
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
 def killed(folder, jobs, rng):
-    """Starts LONG, kills it at a random moment after its first checkpoint; returns the workers it had."""
-    process, deadline = start(folder, jobs), time.monotonic() + 60
-    before = {path: path.read_bytes() for path in (folder / "runs").glob("*.safetensors")}
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(before.get(path) != path.read_bytes() for path in (folder / "runs").glob("[!.]*.safetensors")):
-            break
+    """Starts LONG, kills it at a random moment after a checkpoint; returns the processes that it had started."""
+    before, process, deadline = checkpoints(folder), start(folder, jobs), time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not checkpoints(folder).items() - before.items():
         time.sleep(0.005)
-    time.sleep(rng.uniform(0, 0.3))
+    time.sleep(rng.uniform(0, 0.2))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     children = children.read_text().split() if children.exists() else []
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    assert len(children) >= (jobs if Path("/proc/self/task").exists() and jobs > 1 else 0)
     return children
 
 
@@ -348,6 +356,7 @@ def test_killed_and_resumed(tmp_path):
     found, models, compared = sweep.run_experiment(LONG, tmp_path / "other", quiet=True)
     for jobs in (1, 2):
         workers = killed(tmp_path, jobs, rng)
+        assert checkpoints(tmp_path)  # it was in the middle of a run
         deadline = time.monotonic() + 20
         while any(Path("/proc", pid).exists() for pid in workers) and time.monotonic() < deadline:
             time.sleep(0.1)

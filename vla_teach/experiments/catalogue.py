@@ -141,7 +141,7 @@ CATALOGUE = {
             ),
             dict(task=StackedMQAR(pairs=3, vocab=16), tests={}),
         ),
-        7,
+        9,
     ),
     "regression": Experiment(
         "Linear regression in context, keys of condition 100: the next value, before it is shown.",
@@ -186,7 +186,10 @@ CATALOGUE = {
         "Do two markers sit on the same dashed curve?",
         sizes(
             Settings(TASKS["pathfinder"], model=MEAN, steps=20_000, every=500, pool=30_000, held_out=2000),
-            dict(CPU, task=PICTURE, model=SMALL | dict(pooling="mean"), pool=4000, batch=16, steps=300, rates=(3e-3, 1e-2)),
+            dict(
+                CPU, task=PICTURE, model=SMALL | dict(pooling="mean"), pool=4000, batch=16, steps=300,
+                rates=(3e-3, 1e-2),
+            ),
             dict(task=TINY_PICTURE, pool=20),
         ),
         8,
