@@ -315,7 +315,7 @@ if __name__ == "__main__":
     found, models, compared = sweep.run_experiment(LONG, Path(sys.argv[2]), jobs=int(sys.argv[3]), quiet=True)
     results.write_json(Path(sys.argv[2]) / "all.json", dict(found=found, models=models, compared=compared))
 """
-LONG = replace(TINY, steps=150, patience=100, rates=(1e-2,), seeds=1, tests={})
+LONG = replace(TINY, steps=500, patience=500, rates=(1e-2,), seeds=1, tests={})
 
 
 def start(folder, jobs):
@@ -356,7 +356,8 @@ def test_killed_and_resumed(tmp_path):
     found, models, compared = sweep.run_experiment(LONG, tmp_path / "other", quiet=True)
     for jobs in (1, 2):
         workers = killed(tmp_path, jobs, rng)
-        assert checkpoints(tmp_path)  # it was in the middle of a run
+        while not checkpoints(tmp_path):  # the kill came between two runs, or before the first checkpoint of one
+            workers = killed(tmp_path, jobs, rng)
         deadline = time.monotonic() + 20
         while any(Path("/proc", pid).exists() for pid in workers) and time.monotonic() < deadline:
             time.sleep(0.1)
