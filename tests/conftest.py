@@ -1,4 +1,4 @@
-"""One browser and one server for all tests of a file; not of a session, as other tests need their own event loop."""
+"""What tests share. Browser and server live for a file, not a session, as other tests need their own event loop."""
 
 import pytest
 from browser import chromium, pages_folder, serving
@@ -21,3 +21,17 @@ def site(pages):
     """The address at which the built book is served."""
     with serving(pages) as address:
         yield address
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    """For matrices too small to share between cores; and `ops.CHUNK`, which some checks change, is put back."""
+    import torch
+
+    from vla_teach import ops
+
+    monkeypatch.setattr(ops, "CHUNK", ops.CHUNK)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,7 +1,6 @@
 """Experiments: a run against one written out plainly, resuming, sweeps, files, the command line, and broken copies."""
 
 import contextlib
-import inspect
 import json
 import math
 import random
@@ -19,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mutations import passes, refuses
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import stats
-from test_mutations import compiled
 
 from vla_teach.experiments import catalogue, results, sweep, train
 from vla_teach.experiments.__main__ import main
@@ -37,13 +36,7 @@ REGRESSION = replace(TINY, task=InContext(pairs=3, queries=2, K=4, V=2, rule="re
 PROVENANCE = {"command", "commit", "dirty", "device", "versions", "seconds", "when"}
 
 
-@pytest.fixture(autouse=True)
-def one_core():
-    """These matrices are too small to share between cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def timeless(content):
@@ -707,13 +700,10 @@ CASES = [(module, *pair) for module, pairs in MUTATIONS.items() for pair in pair
 @pytest.mark.parametrize("module", CHECKS, ids=lambda module: module.__name__)
 def test_the_source_as_it_is_passes(module):
     """Guards the tests below: a copy without a mutation satisfies the same checks."""
-    CHECKS[module](compiled(module, inspect.getsource(module)))
+    passes(CHECKS[module], module)
 
 
 @pytest.mark.parametrize(("module", "original", "broken"), CASES, ids=range(len(CASES)))
 def test_a_mutation_is_noticed(module, original, broken):
-    """Guards the checks: each of these mistakes makes them fail, by a wrong number and not by a crash."""
-    source = inspect.getsource(module)
-    assert source.count(original) == 1, f"{original!r} is in the source {source.count(original)} times, not once"
-    with pytest.raises(AssertionError):
-        CHECKS[module](compiled(module, source.replace(original, broken)))
+    """Guards the checks: each of these mistakes makes them fail."""
+    refuses(CHECKS[module], module, original, broken)

@@ -18,14 +18,7 @@ ALL = VLA | {name: (getattr(rivals, kind), options) for name, (kind, options, _)
 every_layer = pytest.mark.parametrize(("kind", "options"), ALL.values(), ids=ALL)
 
 
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch):
-    """These matrices are too small to share between cores; and CHUNK, which the checks change, is put back."""
-    monkeypatch.setattr(ops, "CHUNK", ops.CHUNK)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 # ---- against naive loops ----------------------------------------------------------------------------------------

@@ -1,13 +1,10 @@
 """Proof that the checks of layers and models can fail: broken copies of their source, as in `test_mutations.py`."""
 
-import inspect
-
 import pytest
-import torch
+from mutations import passes, refuses
 from oracle_layers import check_layers, check_models, check_rivals
-from test_mutations import compiled
 
-from vla_teach import layers, models, ops, rivals
+from vla_teach import layers, models, rivals
 
 CHECKS = {layers: check_layers, rivals: check_rivals, models: check_models}
 MUTATIONS = {
@@ -106,26 +103,16 @@ MUTATIONS = {
 CASES = [(module, *pair) for module, pairs in MUTATIONS.items() for pair in pairs]
 
 
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch):
-    """These matrices are too small to share between cores; and CHUNK, which the checks change, is put back."""
-    monkeypatch.setattr(ops, "CHUNK", ops.CHUNK)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.mark.parametrize("module", CHECKS, ids=lambda module: module.__name__)
 def test_the_source_as_it_is_passes(module):
     """Guards the tests below: a copy without a mutation satisfies the same checks."""
-    CHECKS[module](compiled(module, inspect.getsource(module)))
+    passes(CHECKS[module], module)
 
 
 @pytest.mark.parametrize(("module", "original", "broken"), CASES, ids=range(len(CASES)))
 def test_a_mutation_is_noticed(module, original, broken):
-    """Guards the checks: each of these mistakes makes them fail, by a wrong number and not by a crash."""
-    source = inspect.getsource(module)
-    assert source.count(original) == 1, f"{original!r} is in the source {source.count(original)} times, not once"
-    with pytest.raises(AssertionError):
-        CHECKS[module](compiled(module, source.replace(original, broken)))
+    """Guards the checks: each of these mistakes makes them fail."""
+    refuses(CHECKS[module], module, original, broken)

@@ -12,13 +12,7 @@ from vla_teach.models import LAYERS, LanguageModel, SequenceClassifier, count, g
 every_layer = pytest.mark.parametrize("layer", LAYERS)
 
 
-@pytest.fixture(autouse=True)
-def one_core():
-    """These matrices are too small to share between cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def test_core():

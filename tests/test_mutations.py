@@ -1,13 +1,7 @@
-"""Proof that the checks can fail: broken copies of the package's source, each of which they must refuse.
+"""Proof that the checks can fail: broken copies of the package's source, each of which they must refuse."""
 
-A mutation is one piece of text replaced in a module's source; the copy is compiled in memory, no file is written.
-"""
-
-import inspect
-import types
-
-import numpy as np
 import pytest
+from mutations import passes, refuses
 from oracle import check_chunkwise, check_reference
 
 from vla_teach import chunkwise, reference
@@ -116,23 +110,13 @@ CASES = [
 ]
 
 
-def compiled(module, source):
-    """A fresh module object from source text that stands in for `module`."""
-    copy = types.ModuleType("a_copy")
-    exec(compile(source, f"<copy of {module.__name__}>", "exec"), copy.__dict__)
-    return copy
-
-
 @pytest.mark.parametrize("module", CHECKS, ids=lambda module: module.__name__)
 def test_the_source_as_it_is_passes(module):
     """Guards the tests below: a copy without a mutation satisfies the same checks."""
-    CHECKS[module](compiled(module, inspect.getsource(module)))
+    passes(CHECKS[module], module)
 
 
 @pytest.mark.parametrize(("module", "original", "broken"), CASES)
 def test_a_mutation_is_noticed(module, original, broken):
-    """Guards the checks: each of these mistakes makes them fail, by a wrong number and not by a crash."""
-    source = inspect.getsource(module)
-    assert source.count(original) == 1, f"{original!r} is in the source {source.count(original)} times, not once"
-    with np.errstate(all="ignore"), pytest.raises(AssertionError):
-        CHECKS[module](compiled(module, source.replace(original, broken)))
+    """Guards the checks: each of these mistakes makes them fail."""
+    refuses(CHECKS[module], module, original, broken)

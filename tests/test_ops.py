@@ -35,13 +35,7 @@ gains = pytest.mark.parametrize("gain", GAINS)
 ranks = pytest.mark.parametrize("R", (1, 2))
 
 
-@pytest.fixture(autouse=True)
-def one_core():
-    """These matrices are too small to share between cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.fixture
