@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oracle import assert_close
 
 from vla_teach.proofs import CHAPTERS, STATEMENTS, check, inverse, report
-from vla_teach.proofs.statement import TOLERANCE, Refuted, Statement, above, apart, draw, left_over, refute
+from vla_teach.proofs.statement import TOLERANCE, Refuted, Statement, above, apart, draw, left_over, refute, takes
 from vla_teach.proofs.words import factors, matrices, rewrite, trace, transpose
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
@@ -90,20 +90,14 @@ def test_a_wrong_twin_is_refused(label, twin):
     statement = STATEMENTS[label]
     wrong = statement.twins[twin]
     refute(statement, twin, wrong)
+    in_symbols = statement.symbols and takes(statement.symbols, wrong)
     spoiled = statement._replace(
-        symbols=statement.symbols and (lambda: left_over(statement, **wrong))
-        if takes(statement.symbols, wrong)
-        else None,
+        symbols=(lambda: left_over(statement, **wrong)) if in_symbols else None,
         numbers=(lambda x: statement.numbers(x, **wrong)) if takes(statement.numbers, wrong) else statement.numbers,
         twins={},
     )
     with np.errstate(all="ignore"), pytest.raises(Refuted, match=label):
         check(spoiled)
-
-
-def takes(function, wrong):
-    """Whether a check has these arguments."""
-    return function is not None and set(wrong) <= set(function.__code__.co_varnames[: function.__code__.co_argcount])
 
 
 def test_most_proofs_are_for_every_size():
