@@ -1,0 +1,98 @@
+"""What the kernels share: where a tile lies in memory, products in a given precision, two small inverses.
+
+A program works on one chunk of C tokens of one head. Its inputs are rows of [tokens, H, D], H D apart; what one kernel
+leaves for the next lies in slots, [chunks, H, C, D], each of which is one contiguous tile.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+# ---- where a tile lies ------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def token_rows(start, size, h, H, D: tl.constexpr, C: tl.constexpr, R: tl.constexpr, part):
+    """Offsets [C, D] and mask [C, 1] of rows part * C to part * C + C of a chunk, where a token has R rows."""
+    row = part * C + tl.arange(0, C)
+    line = ((start + row // R) * H + h.to(tl.int64)) * R + row % R
+    return line[:, None] * D + tl.arange(0, D)[None, :], (row < size * R)[:, None]
+
+
+@triton.jit
+def token_numbers(start, size, h, H, C: tl.constexpr):
+    """Offsets [C] and mask [C] of one number a token, as beta has."""
+    row = tl.arange(0, C)
+    return (start + row) * H + h.to(tl.int64), row < size
+
+
+@triton.jit
+def slot(chunk, h, H, rows: tl.constexpr, D: tl.constexpr):
+    """Offsets [rows, D] of the tile that (chunk, head) has in a [chunks, H, rows, D] tensor."""
+    line = (chunk * H + h.to(tl.int64)) * rows + tl.arange(0, rows)
+    return line[:, None] * D + tl.arange(0, D)[None, :]
+
+
+# ---- arithmetic -------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def dot(x, y, P: tl.constexpr):
+    """x y, summed in float32; P is how float32 factors are multiplied: "tf32", "tf32x3" or "ieee"."""
+    if INTERPRETED:  # Triton's interpreter multiplies the bits of bfloat16 as whole numbers
+        x, y = x.to(tl.float32), y.to(tl.float32)
+    return tl.dot(x, y, input_precision=P)
+
+
+@triton.jit
+def times(A, x):
+    """A x for a symmetric tile A [K, K]: sums over its first axis, which lie in one thread, not over its second."""
+    return tl.sum(A * x[:, None], 0)
+
+
+@triton.jit
+def inverse(M, K: tl.constexpr):
+    """The inverse of a symmetric positive definite tile [K, K], by K steps of the sweep operator.
+
+    Step j exchanges the roles of x_j and y_j in y = M x; after all steps, x = -swept y. The tile stays symmetric,
+    so that its row j serves as its column j, and no pivoting is needed.
+    """
+    i = tl.arange(0, K)
+    for j in range(K):
+        here = i == j
+        row = times(M, here.to(tl.float32))
+        p = tl.sum(tl.where(here, row, 0.0), 0)
+        row = tl.where(here, -1.0, row)
+        M = tl.where(here[:, None] | here[None, :], 0.0, M) - row[:, None] * (row[None, :] / p)
+    return -M
+
+
+@triton.jit
+def unit_lower_inverse(N, C: tl.constexpr, P: tl.constexpr):
+    """(I + N)^{-1} for a strictly lower triangular tile N [C, C].
+
+    Blocks of 16 on the diagonal are inverted by substitution, all at once, one row a step. With D the inverse of the
+    block diagonal, the rest is Q = (N below the blocks) D, and Q^4 = 0 for C = 64, so (I + Q)^{-1} = (I - Q)(I + Q^2).
+    """
+    B: tl.constexpr = 16
+    n: tl.constexpr = C // B
+    i = tl.arange(0, C)
+    same = (i // B)[:, None] == (i // B)[None, :]
+    eye = tl.where(i[:, None] == i[None, :], 1.0, 0.0)
+    # the diagonal blocks, as [n, B, B]: entry [b, r, c] is N[b B + r, b B + c]
+    D = tl.sum(tl.reshape(tl.where(same, N, 0.0), [n, B, n, B]), 2)
+    r = tl.arange(0, B)
+    for j in range(1, B):  # row j of the inverse is -N[j, :] (rows above), and 1 on the diagonal
+        row = tl.sum(tl.where((r == j)[None, :, None], D, 0.0), 1)  # [n, B]
+        above = tl.where((r[:, None] == r[None, :])[None, :, :], 1.0, D)
+        above = tl.where((r < j)[None, :, None], above, 0.0)
+        new = -tl.sum(tl.expand_dims(row, 2) * above, 1)
+        D = tl.where((r == j)[None, :, None], tl.expand_dims(new, 1), D)
+    D = tl.reshape(tl.broadcast_to(tl.expand_dims(D, 2), [n, B, n, B]), [C, C])
+    D = tl.where(same, D, 0.0) + eye
+    Q = dot(tl.where(same, 0.0, N), D, P)
+    X = dot(D, eye - Q, P)
+    return X + dot(X, dot(Q, Q, P), P)
