@@ -5,25 +5,27 @@ the solve's is one more solve, with the gradient of a in the place of k, and two
 import triton
 import triton.language as tl
 
-from vla_teach.kernels.solve import gain_scale
-from vla_teach.kernels.tiles import dot, slot, token_numbers, token_rows
-from vla_teach.kernels.write import load_tokens, part_slot
+from vla_teach.kernels.tiles import dot, part_slot, rank_tile, slot, tile, token_column, token_tile
+from vla_teach.kernels.write import gain_scale, span
 
 
 @triton.jit
 def mirror(
-    q, g, X, do, XG, Z, start, size, H,
+    q, a, c, X, do, XG, Z, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """X^T G and X^T tril(Q G^T)^T dO: reads q, g, X and do, writes the two."""
+    """X^T D A and X^T D tril(Q A^T)^T dO: reads q, a, c, X and do, writes the two."""
     chunk, h = tl.program_id(0), tl.program_id(1)
-    G, XT = tl.load(g + slot(chunk, h, H, C, K)), tl.trans(tl.load(X + slot(chunk, h, H, C, C)))
-    Q = load_tokens(q, start, size, chunk, h, H, K, C, G)
-    dO = load_tokens(do, start, size, chunk, h, H, V, C, G)
-    i = tl.arange(0, C)
-    scores = tl.where(i[:, None] <= i[None, :], dot(G, tl.trans(Q), P), 0.0).to(G.dtype)
-    tl.store(XG + slot(chunk, h, H, C, K), dot(XT, G, P))
-    tl.store(Z + slot(chunk, h, H, C, V), dot(XT, dot(scores, dO, P).to(G.dtype), P))
+    i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
+    mask = (i < tokens)[:, None]
+    A = tl.load(token_tile(a, begin, h, H, C, K), mask, 0.0)
+    Q = tl.load(token_tile(q, begin, h, H, C, K), mask, 0.0).to(A.dtype)
+    dO = tl.load(token_tile(do, begin, h, H, C, V), mask, 0.0).to(A.dtype)
+    scale = tl.load(token_column(c, begin, h, H, C), i < tokens, 0.0)[:, None]
+    XT = tl.trans(tl.load(slot(X, chunk, h, H, C, C)))
+    scores = tl.where(i[:, None] <= i[None, :], dot(A, tl.trans(Q), P) * scale, 0.0).to(A.dtype)
+    tl.store(slot(XG, chunk, h, H, C, K), dot(XT, (A.to(tl.float32) * scale).to(A.dtype), P))
+    tl.store(slot(Z, chunk, h, H, C, V), dot(XT, dot(scores, dO, P).to(A.dtype), P))
 
 
 @triton.jit
@@ -31,105 +33,102 @@ def walk_back(
     q, k, do, XG, Z, dv, dS_end, dS_begin, dS_chunk, start, size, first, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, PART: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """dS after every chunk, from the last to the first; Z becomes the gradient of the errors' right side, which is dV.
+    """dS after every chunk, from the last to the first; Z becomes the gradient of V - K S^T, which is dV.
 
-    Reads q, k, do, X^T G and Z, writes Z, dv and dS.
+    Reads q, k, do, X^T D A and Z, writes Z, dv and dS.
     """
     n, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    dS = tl.load(dS_end + part_slot(n, h, H, K, V, part, PART))
-    low, high = tl.load(first + n), tl.load(first + n + 1)
-    token_0 = tl.load(start + low, high > low, 0)
-    token_1 = tl.load(start + high - 1, high > low, 0) + tl.load(size + high - 1, high > low, 0)
+    dS = tl.load(part_slot(dS_end, n, h, H, part, K, PART, V))
+    i, low, high = tl.arange(0, C), tl.load(first + n), tl.load(first + n + 1)
+    token_0, token_1 = span(start, size, low, high)
     for step in range(0, high - low):
         chunk = high - 1 - step
-        rows = tl.load(XG + slot(chunk, h, H, C, K))
         begin = token_0 + (chunk - low) * C
-        at, mask = token_rows(begin, token_1 - begin, h, H, K, C, 1, 0)
-        Q, keys = tl.load(q + at, mask, 0.0).to(rows.dtype), tl.load(k + at, mask, 0.0).to(rows.dtype)
-        line = (begin + tl.arange(0, C)) * H + h.to(tl.int64)
-        token = line[:, None] * V + part * PART + tl.arange(0, PART)[None, :]
-        dO = tl.load(do + token, mask, 0.0).to(rows.dtype)
-        at = part_slot(chunk, h, H, C, V, part, PART)
+        mask = (i < token_1 - begin)[:, None]
+        rows, at = tl.load(slot(XG, chunk, h, H, C, K)), part_slot(Z, chunk, h, H, part, C, PART, V)
         later = dS.to(rows.dtype)
-        tl.store(dS_chunk + part_slot(chunk, h, H, K, V, part, PART), later)
-        z = (tl.load(Z + at).to(tl.float32) + dot(rows, later, P)).to(rows.dtype)
-        tl.store(Z + at, z)
-        tl.store(dv + token, z, mask)
+        tl.store(part_slot(dS_chunk, chunk, h, H, part, K, PART, V), later)
+        z = (tl.load(at).to(tl.float32) + dot(rows, later, P)).to(rows.dtype)
+        tl.store(at, z)
+        line = begin * H + h.to(tl.int64)
+        tl.store(tile(dv + part * PART, line, H, C, PART, V), z, mask)
+        dO = tl.load(tile(do + part * PART, line, H, C, PART, V), mask, 0.0).to(rows.dtype)
+        Q = tl.load(token_tile(q, begin, h, H, C, K), mask, 0.0).to(rows.dtype)
+        keys = tl.load(token_tile(k, begin, h, H, C, K), mask, 0.0).to(rows.dtype)
         dS += dot(tl.trans(Q), dO, P) - dot(tl.trans(keys), z, P)
-    tl.store(dS_begin + part_slot(n, h, H, K, V, part, PART), dS)
+    tl.store(part_slot(dS_begin, n, h, H, part, K, PART, V), dS)
 
 
 @triton.jit
 def write_gradients(
-    q, k, beta, a, g, do, E, Z, S_chunk, dS_chunk, dq, dk, da, dbeta, start, size, H,
+    q, k, beta, a, c, do, E, Z, S_chunk, dS_chunk, dq, dk, da, dbeta, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, GAIN: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of q, beta and a, and of k as far as the write goes: reads all that comes before them here."""
+    """Gradients of q, beta and a, and of k as far as the write goes: reads all that comes before dq, writes the rest."""
     chunk, h = tl.program_id(0), tl.program_id(1)
-    at_k, at_v = slot(chunk, h, H, C, K), slot(chunk, h, H, C, V)
-    begin, tokens = tl.load(start + chunk), tl.load(size + chunk)
-    i = tl.arange(0, C)
-    at, mask = token_rows(begin, tokens, h, H, K, C, 1, 0)
-    G, errors, z = tl.load(g + at_k), tl.load(E + at_v), tl.load(Z + at_v)
-    Q = load_tokens(q, start, size, chunk, h, H, K, C, G)
-    keys = load_tokens(k, start, size, chunk, h, H, K, C, G)
-    dO = load_tokens(do, start, size, chunk, h, H, V, C, G)
-    S = tl.trans(tl.load(S_chunk + slot(chunk, h, H, K, V)))  # [V, K]
-    dS = tl.trans(tl.load(dS_chunk + slot(chunk, h, H, K, V)))
-    read = tl.where(i[:, None] >= i[None, :], dot(dO, tl.trans(errors), P), 0.0).to(G.dtype)  # gradient of tril(Q G^T)
-    wrote = tl.where(i[:, None] > i[None, :], dot(z, tl.trans(errors), P), 0.0).to(G.dtype)  # minus that of stril(K G^T)
-    tl.store(dq + at, dot(dO, S, P) + dot(read, G, P), mask)
-    dK = -dot(z, S, P) - dot(wrote, G, P)
-    dG = dot(errors, dS, P) + dot(tl.trans(read), Q, P) - dot(tl.trans(wrote), keys, P)
+    i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
+    mask = (i < tokens)[:, None]
+    A = tl.load(token_tile(a, begin, h, H, C, K), mask, 0.0)
+    Q = tl.load(token_tile(q, begin, h, H, C, K), mask, 0.0).to(A.dtype)
+    keys = tl.load(token_tile(k, begin, h, H, C, K), mask, 0.0).to(A.dtype)
+    dO = tl.load(token_tile(do, begin, h, H, C, V), mask, 0.0).to(A.dtype)
+    errors, z = tl.load(slot(E, chunk, h, H, C, V)), tl.load(slot(Z, chunk, h, H, C, V))
+    S, dS = tl.load(slot(S_chunk, chunk, h, H, K, V)), tl.load(slot(dS_chunk, chunk, h, H, K, V))
+    scale = tl.load(token_column(c, begin, h, H, C), i < tokens, 0.0)[None, :]
 
-    number, some = token_numbers(begin, tokens, h, H, C)
-    b = tl.load(beta + number, some, 0.0).to(tl.float32)
-    x, solved = keys.to(tl.float32), tl.load(a + at, mask, 0.0).to(tl.float32)
-    scale = gain_scale(solved, x, b * 0 + 1, GAIN)  # g = b scale a
-    along = tl.sum(solved * dG, 1)
-    tl.store(dbeta + number, scale * along, some)
-    dA = (b * scale)[:, None] * dG
-    if GAIN == "unit":
-        dA -= (b * scale * scale * scale * along)[:, None] * solved
-    elif GAIN == "interpolate":
-        less = (b * scale * scale * along)[:, None]
-        dA -= less * x
-        dK -= less * solved
-    tl.store(da + at, dA, mask)
-    tl.store(dk + at, dK, mask)
+    read = tl.where(i[:, None] >= i[None, :], dot(dO, tl.trans(errors), P), 0.0)  # gradient of tril(Q G^T)
+    wrote = tl.where(i[:, None] > i[None, :], dot(z, tl.trans(errors), P), 0.0)  # minus that of stril(K G^T)
+    dQ = dot(dO, tl.trans(S), P) + dot((read * scale).to(A.dtype), A, P)
+    tl.store(token_tile(dq, begin, h, H, C, K), dQ, mask)
+    dK = -dot(z, tl.trans(S), P) - dot((wrote * scale).to(A.dtype), A, P)
+    dG = dot(errors, tl.trans(dS), P)
+    dG += dot(tl.trans(read.to(A.dtype)), Q, P) - dot(tl.trans(wrote.to(A.dtype)), keys, P)
 
-
-@triton.jit
-def pair_sums(a, b, k_gradient, out, start, size, H, K: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
-    """Sum of a b^T over the tokens of a chunk: reads both once, writes [K, K]. dk, which lacks b still, gets it."""
-    chunk, h = tl.program_id(0), tl.program_id(1)
-    at, mask = token_rows(tl.load(start + chunk), tl.load(size + chunk), h, H, K, C, 1, 0)
-    x, y = tl.load(a + at, mask, 0.0), tl.load(b + at, mask, 0.0)
-    tl.store(out + slot(chunk, h, H, K, K), dot(tl.trans(x), y, P))
-    tl.store(k_gradient + at, tl.load(k_gradient + at, mask).to(tl.float32) + y, mask)
+    b = tl.load(token_column(beta, begin, h, H, C), i < tokens, 0.0).to(tl.float32)
+    x, solved = keys.to(tl.float32), A.to(tl.float32)
+    if GAIN == "least_squares":
+        s = i * 0.0 + 1.0
+    else:
+        s = gain_scale(solved, x, GAIN)
+    along = tl.sum(solved * dG, 1) * s
+    tl.store(token_column(dbeta, begin, h, H, C), along, i < tokens)
+    if GAIN == "unit":  # g = beta a / |a|
+        dG -= (along * s)[:, None] * solved
+    elif GAIN == "interpolate":  # g = beta a / k . a
+        dG -= along[:, None] * x
+        dK -= (b * along * s)[:, None] * solved
+    tl.store(token_tile(da, begin, h, H, C, K), (b * s)[:, None] * dG, mask)
+    tl.store(token_tile(dk, begin, h, H, C, K), dK, mask)
 
 
 @triton.jit
 def penalty_gradients(
-    u, a, b, N, du, start, size, H,
+    u, a, b, N, du, dk, start, size, anchor, H,
     K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """du_s = -(sum over t >= s of b_t a_t^T + a_t b_t^T) u_s, N the sum of a_t b_t^T over later chunks.
+    """du_s = -(sum over t >= s of b_t a_t^T + a_t b_t^T) u_s, N the sum of a_t b_t^T after the anchor; and dk += b.
 
-    Reads u, a, b and N, writes du, which may be b where a token has one row.
+    Reads u, a, b, N and dk, writes dk and du, which may be b where a token has one row.
     """
-    chunk, h = tl.program_id(0), tl.program_id(1)
-    begin, tokens = tl.load(start + chunk), tl.load(size + chunk)
-    at, mask = token_rows(begin, tokens, h, H, K, C, 1, 0)
-    x, y = tl.load(a + at, mask, 0.0), tl.load(b + at, mask, 0.0)
-    later = tl.load(N + slot(chunk, h, H, K, K))
-    later = (later + tl.trans(later)).to(x.dtype)
-    token = tl.arange(0, C)
-    for part in range(R):
-        line, mask = token_rows(begin, tokens, h, H, K, C, R, part)
-        U = tl.load(u + line, mask, 0.0).to(x.dtype)
-        after = token[None, :] >= ((part * C + token) // R)[:, None]
-        gradient = dot(U, later, P)
-        gradient += dot(tl.where(after, dot(U, tl.trans(x), P), 0.0).to(x.dtype), y, P)
-        gradient += dot(tl.where(after, dot(U, tl.trans(y), P), 0.0).to(x.dtype), x, P)
-        tl.store(du + line, -gradient, mask)
+    m, h = tl.program_id(0), tl.program_id(1)
+    total, i = tl.load(slot(N, m, h, H, K, K)), tl.arange(0, C)
+    low, high = tl.load(anchor + m), tl.load(anchor + m + 1)
+    for step in range(0, high - low):
+        chunk = high - 1 - step
+        begin, tokens = tl.load(start + chunk), tl.load(size + chunk)
+        mask = (i < tokens)[:, None]
+        x = tl.load(token_tile(a, begin, h, H, C, K), mask, 0.0)
+        y = tl.load(token_tile(b, begin, h, H, C, K), mask, 0.0)
+        key = token_tile(dk, begin, h, H, C, K)
+        tl.store(key, tl.load(key, mask, 0.0).to(tl.float32) + y, mask)
+        later = (total + tl.trans(total)).to(x.dtype)
+        for part in range(R):
+            at, token = rank_tile(u, begin, h, H, part, C, R, K)
+            U = tl.load(at, (token < tokens)[:, None], 0.0).to(x.dtype)
+            after = i[None, :] >= token[:, None]
+            gradient = dot(U, later, P)
+            gradient += dot(tl.where(after, dot(U, tl.trans(x), P), 0.0).to(x.dtype), y, P)
+            gradient += dot(tl.where(after, dot(U, tl.trans(y), P), 0.0).to(x.dtype), x, P)
+            at, token = rank_tile(du, begin, h, H, part, C, R, K)
+            tl.store(at, -gradient, (token < tokens)[:, None])
+        total += dot(tl.trans(x), y, P)

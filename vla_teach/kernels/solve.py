@@ -7,31 +7,45 @@ program walks its few hundred tokens by Sherman-Morrison: all anchors of all hea
 import triton
 import triton.language as tl
 
-from vla_teach.kernels.tiles import dot, inverse, slot, times, token_rows
-
-TINY = tl.constexpr(1.1754944e-38)  # below it a key is taken for zero, as in `vla_teach.ops.write_gain`
+from vla_teach.kernels.tiles import dot, inverse, rank_tile, slot, times, token_tile
 
 
 @triton.jit
 def row_sums(
-    x, out, start, size, anchor, H, K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, P: tl.constexpr
+    u, out, start, size, anchor, H,
+    K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """Sum of u u^T over an anchor: reads its u once, writes [K, K]."""
-    a, h = tl.program_id(0), tl.program_id(1)
+    m, h = tl.program_id(0), tl.program_id(1)
     total = tl.zeros([K, K], tl.float32)
-    for chunk in range(tl.load(anchor + a), tl.load(anchor + a + 1)):
+    for chunk in range(tl.load(anchor + m), tl.load(anchor + m + 1)):
         for part in range(R):
-            at, mask = token_rows(tl.load(start + chunk), tl.load(size + chunk), h, H, K, C, R, part)
-            rows = tl.load(x + at, mask, 0.0)
+            at, token = rank_tile(u, tl.load(start + chunk), h, H, part, C, R, K)
+            rows = tl.load(at, (token < tl.load(size + chunk))[:, None], 0.0)
             if rows.dtype == tl.float16:
                 rows = rows.to(tl.float32)
             total += dot(tl.trans(rows), rows, P)
-    tl.store(out + slot(a, h, H, K, K), total)
+    tl.store(slot(out, m, h, H, K, K), total)
+
+
+@triton.jit
+def pair_sums(
+    a, b, out, start, size, anchor, H,
+    K: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """Sum of a b^T over an anchor: reads both once, writes [K, K]."""
+    m, h = tl.program_id(0), tl.program_id(1)
+    total = tl.zeros([K, K], tl.float32)
+    for chunk in range(tl.load(anchor + m), tl.load(anchor + m + 1)):
+        begin, mask = tl.load(start + chunk), (tl.arange(0, C) < tl.load(size + chunk))[:, None]
+        x = tl.load(token_tile(a, begin, h, H, C, K), mask, 0.0)
+        total += dot(tl.trans(x), tl.load(token_tile(b, begin, h, H, C, K), mask, 0.0), P)
+    tl.store(slot(out, m, h, H, K, K), total)
 
 
 @triton.jit
 def prefix(x, begin, end, first, H, KK: tl.constexpr, BLOCK: tl.constexpr, N: tl.constexpr, REVERSE: tl.constexpr):
-    """x [n, H, KK] becomes begin + the sum of the x before it in its sequence (or after it); end is the full sum."""
+    """x [m, H, KK] becomes begin + the sum of the x before it in its sequence (or after it); end is the full sum."""
     n, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     column = part * BLOCK + tl.arange(0, BLOCK)
     state = (n * H + h.to(tl.int64)) * KK + column
@@ -41,11 +55,10 @@ def prefix(x, begin, end, first, H, KK: tl.constexpr, BLOCK: tl.constexpr, N: tl
         i = low + step + tl.arange(0, N)
         if REVERSE:
             i = high - 1 - step - tl.arange(0, N)
-        mask = (i >= low) & (i < high)
-        at = (i * H + h.to(tl.int64))[:, None] * KK + column[None, :]
-        new = tl.load(x + at, mask[:, None], 0.0)
-        upto = tl.cumsum(new, 0)
-        tl.store(x + at, total[None, :] + upto - new, mask[:, None])
+        at = x + (i * H + h.to(tl.int64))[:, None] * KK + column[None, :]
+        mask = ((i >= low) & (i < high))[:, None]
+        new = tl.load(at, mask, 0.0)
+        tl.store(at, total[None, :] + tl.cumsum(new, 0) - new, mask)
         total += tl.sum(new, 0)
     tl.store(end + state, total)
 
@@ -54,13 +67,12 @@ def prefix(x, begin, end, first, H, KK: tl.constexpr, BLOCK: tl.constexpr, N: tl
 def solve(M, u, x, out, start, size, anchor, H, K: tl.constexpr, R: tl.constexpr):
     """A_t x_t for every token of an anchor, A_t the inverse penalty after it: reads M, u and x once, writes out.
 
-    Each token reads one row of u (or R) and of x; the next token's are on their way meanwhile. out may be x.
+    While a token is worked on, the rows of u and x of the next are on their way. out may be x.
     """
-    a, h = tl.program_id(0), tl.program_id(1)
-    i = tl.arange(0, K)
-    last = tl.load(anchor + a + 1) - 1
-    begin, end = tl.load(start + tl.load(anchor + a)), tl.load(start + last) + tl.load(size + last)
-    A = inverse(tl.load(M + slot(a, h, H, K, K)), K)
+    m, h = tl.program_id(0), tl.program_id(1)
+    i, last = tl.arange(0, K), tl.load(anchor + m + 1) - 1
+    begin, end = tl.load(start + tl.load(anchor + m)), tl.load(start + last) + tl.load(size + last)
+    A = inverse(tl.load(slot(M, m, h, H, K, K)), K)
     line = begin * H + h.to(tl.int64)
     next_u, next_x = tl.load(u + line * R * K + i), tl.load(x + line * K + i)
     for t in range(begin, end):
@@ -72,22 +84,9 @@ def solve(M, u, x, out, start, size, anchor, H, K: tl.constexpr, R: tl.constexpr
                 next_u = tl.load(u + (line * R + r) * K + i)
             else:
                 next_u = tl.load(u + ahead * R * K + i, t + 1 < end, 0.0)
-            Au = times(A, row)
-            Au = Au / tl.sqrt(1.0 + tl.sum(Au * row, 0))
-            A -= Au[:, None] * Au[None, :]
+            w = times(A, row)
+            w = w / tl.sqrt(1.0 + tl.sum(w * row, 0))
+            A -= w[:, None] * w[None, :]
             row = next_u.to(tl.float32)
         tl.store(out + line * K + i, times(A, column))
         line = ahead
-
-
-@triton.jit
-def gain_scale(a, k, b, GAIN: tl.constexpr):
-    """g = scale a for the gains; scale [C] is beta b over |a|, k . a or 1, and 0 for a key taken for zero."""
-    if GAIN == "least_squares":
-        scale = b
-    else:
-        s = tl.sum((a if GAIN == "unit" else k) * a, 1)
-        some = tl.abs(s) > TINY
-        s = tl.where(some, s, 1.0)
-        scale = tl.where(some, b / (tl.sqrt(s) if GAIN == "unit" else s), 0.0)
-    return scale

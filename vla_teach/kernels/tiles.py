@@ -1,7 +1,7 @@
 """What the kernels share: where a tile lies in memory, products in a given precision, two small inverses.
 
-A program works on one chunk of C tokens of one head. Its inputs are rows of [tokens, H, D], H D apart; what one kernel
-leaves for the next lies in slots, [chunks, H, C, D], each of which is one contiguous tile.
+A program works on one chunk of C tokens of one head. Its inputs are rows of [tokens, H, D], H D apart. What one kernel
+leaves for the next lies in slots, [chunks, H, rows, D]: each is one contiguous tile.
 """
 
 import os
@@ -12,28 +12,46 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 # ---- where a tile lies ------------------------------------------------------------------------------------------
+# The place of a tile is a scalar added to the pointer; the offsets inside it are small and the same for every tile, so
+# that a loop over tiles computes them once.
 
 
 @triton.jit
-def token_rows(start, size, h, H, D: tl.constexpr, C: tl.constexpr, R: tl.constexpr, part):
-    """Offsets [C, D] and mask [C, 1] of rows part * C to part * C + C of a chunk, where a token has R rows."""
+def tile(x, line, step, rows: tl.constexpr, width: tl.constexpr, D: tl.constexpr):
+    """Pointers [rows, width]: row i is line + i step of x, a matrix whose lines have D numbers."""
+    return x + line * D + (tl.arange(0, rows) * step)[:, None] * D + tl.arange(0, width)[None, :]
+
+
+@triton.jit
+def token_tile(x, start, h, H, C: tl.constexpr, D: tl.constexpr):
+    """Pointers [C, D] to the rows of tokens start to start + C in x [tokens, H, D]."""
+    return tile(x, start * H + h.to(tl.int64), H, C, D, D)
+
+
+@triton.jit
+def token_column(x, start, h, H, C: tl.constexpr):
+    """Pointers [C] to the numbers that tokens start to start + C have in x [tokens, H]."""
+    return x + (start * H + h.to(tl.int64)) + tl.arange(0, C) * H
+
+
+@triton.jit
+def rank_tile(x, start, h, H, part, C: tl.constexpr, R: tl.constexpr, K: tl.constexpr):
+    """Pointers [C, K] to rows part * C to part * C + C of a chunk in u [tokens, H, R, K], and their tokens [C]."""
     row = part * C + tl.arange(0, C)
-    line = ((start + row // R) * H + h.to(tl.int64)) * R + row % R
-    return line[:, None] * D + tl.arange(0, D)[None, :], (row < size * R)[:, None]
+    lines = (row // R) * (H * R) + row % R
+    return x + (start * H + h.to(tl.int64)) * R * K + lines[:, None] * K + tl.arange(0, K)[None, :], row // R
 
 
 @triton.jit
-def token_numbers(start, size, h, H, C: tl.constexpr):
-    """Offsets [C] and mask [C] of one number a token, as beta has."""
-    row = tl.arange(0, C)
-    return (start + row) * H + h.to(tl.int64), row < size
+def slot(x, i, h, H, rows: tl.constexpr, D: tl.constexpr):
+    """Pointers [rows, D] to the tile of (i, head) in x [n, H, rows, D]."""
+    return tile(x, (i * H + h.to(tl.int64)) * rows, 1, rows, D, D)
 
 
 @triton.jit
-def slot(chunk, h, H, rows: tl.constexpr, D: tl.constexpr):
-    """Offsets [rows, D] of the tile that (chunk, head) has in a [chunks, H, rows, D] tensor."""
-    line = (chunk * H + h.to(tl.int64)) * rows + tl.arange(0, rows)
-    return line[:, None] * D + tl.arange(0, D)[None, :]
+def part_slot(x, i, h, H, part, rows: tl.constexpr, width: tl.constexpr, D: tl.constexpr):
+    """Pointers [rows, width] to columns part * width to part * width + width of that tile."""
+    return tile(x + part * width, (i * H + h.to(tl.int64)) * rows, 1, rows, width, D)
 
 
 # ---- arithmetic -------------------------------------------------------------------------------------------------

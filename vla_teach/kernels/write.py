@@ -1,94 +1,103 @@
-"""Step 3: the errors and the outputs, for gains G that are known.
+"""Step 3: the errors and the outputs, for gains g_t = c_t a_t with c_t a number.
 
-In a chunk with state S before it, (I + stril(K G^T)) E = V - K S^T, O = Q S^T + tril(Q G^T) E and S becomes
-S + E^T G. With X the inverse of the triangle, E = X V - (X K) S^T: all but the S are there before the walk begins.
-The state is kept transposed, [K, V].
+In a chunk with state S before it and c on the diagonal of D, (I + stril(K A^T) D) E = V - K S^T,
+O = Q S^T + tril(Q A^T) D E, and S becomes S + E^T D A. With X the inverse of the triangle, E = X V - (X K) S^T: all
+but S is there before the walk begins. Numbers c multiply in float32. The state is kept transposed, [K, V].
 """
 
 import triton
 import triton.language as tl
 
-from vla_teach.kernels.solve import gain_scale
-from vla_teach.kernels.tiles import dot, slot, token_numbers, token_rows, unit_lower_inverse
+from vla_teach.kernels.tiles import dot, part_slot, slot, token_column, token_tile, unit_lower_inverse
+
+TINY = tl.constexpr(1.1754944e-38)  # below it a key is taken for zero, as in `vla_teach.ops.write_gain`
 
 
 @triton.jit
-def load_tokens(x, start, size, chunk, h, H, D: tl.constexpr, C: tl.constexpr, like):
-    """The tile [C, D] of a chunk's tokens, in the dtype of the tile `like`."""
-    at, mask = token_rows(tl.load(start + chunk), tl.load(size + chunk), h, H, D, C, 1, 0)
-    return tl.load(x + at, mask, 0.0).to(like.dtype)
+def gain_scale(a, k, GAIN: tl.constexpr):
+    """s [C] with s a the gain for beta = 1: one over |a|, k . a or 1, and 0 for a key taken for zero."""
+    size = tl.sum((a if GAIN == "unit" else k) * a, 1)
+    some = tl.abs(size) > TINY
+    size = tl.where(some, size, 1.0)
+    if GAIN == "unit":
+        size = tl.sqrt(size)
+    return tl.where(some, 1.0 / size, 0.0)
 
 
 @triton.jit
 def triangle(
-    k, v, beta, a, g, X_out, XK, XV, start, size, H,
+    k, v, beta, a, c, X_out, XK, XV, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, GAIN: tl.constexpr, P: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """The gains G, X = (I + stril(K G^T))^{-1}, X K and X V: reads k, v, beta and a, writes the four as slots."""
+    """c, X = (I + stril(K A^T) D)^{-1}, X K and X V: reads k, v, beta and a, writes the four."""
     chunk, h = tl.program_id(0), tl.program_id(1)
-    begin, tokens = tl.load(start + chunk), tl.load(size + chunk)
-    at, mask = token_rows(begin, tokens, h, H, K, C, 1, 0)
-    A, keys = tl.load(a + at, mask, 0.0), tl.load(k + at, mask, 0.0)
-    where, mask = token_numbers(begin, tokens, h, H, C)
-    b, solved = tl.load(beta + where, mask, 0.0).to(tl.float32), A.to(tl.float32)
-    G = (solved * gain_scale(solved, keys.to(tl.float32), b, GAIN)[:, None]).to(A.dtype)
-    tl.store(g + slot(chunk, h, H, C, K), G)
-    keys = keys.to(G.dtype)
-    i = tl.arange(0, C)
-    N = tl.where(i[:, None] > i[None, :], dot(keys, tl.trans(G), P), 0.0)
-    X = unit_lower_inverse(N, C, P).to(G.dtype)
+    i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
+    mask = (i < tokens)[:, None]
+    A = tl.load(token_tile(a, begin, h, H, C, K), mask, 0.0)
+    keys = tl.load(token_tile(k, begin, h, H, C, K), mask, 0.0).to(A.dtype)
+    scale = tl.load(token_column(beta, begin, h, H, C), i < tokens, 0.0).to(tl.float32)
+    if GAIN != "least_squares":
+        scale *= gain_scale(A.to(tl.float32), keys.to(tl.float32), GAIN)
+    tl.store(token_column(c, begin, h, H, C), scale, i < tokens)
+    N = tl.where(i[:, None] > i[None, :], dot(keys, tl.trans(A), P) * scale[None, :], 0.0)
+    X = unit_lower_inverse(N, C, P).to(A.dtype)
     if KEEP:  # only the backward pass needs it
-        tl.store(X_out + slot(chunk, h, H, C, C), X)
-    tl.store(XK + slot(chunk, h, H, C, K), dot(X, keys, P))
-    values = load_tokens(v, start, size, chunk, h, H, V, C, G)
-    tl.store(XV + slot(chunk, h, H, C, V), dot(X, values, P))
-
-
-@triton.jit
-def part_slot(chunk, h, H, rows: tl.constexpr, D: tl.constexpr, part, PART: tl.constexpr):
-    """Offsets of columns part * PART to part * PART + PART of the tile [rows, D] of (chunk, head)."""
-    line = (chunk * H + h.to(tl.int64)) * rows + tl.arange(0, rows)
-    return line[:, None] * D + part * PART + tl.arange(0, PART)[None, :]
+        tl.store(slot(X_out, chunk, h, H, C, C), X)
+    tl.store(slot(XK, chunk, h, H, C, K), dot(X, keys, P))
+    values = tl.load(token_tile(v, begin, h, H, C, V), mask, 0.0).to(A.dtype)
+    tl.store(slot(XV, chunk, h, H, C, V), dot(X, values, P))
 
 
 @triton.jit
 def walk(
-    XK, E, g, S_begin, S_end, S_chunk, S_keep, first, every, N, H,
+    a, c, XK, E, S_begin, S_end, S_chunk, S_keep, start, size, first, every, N, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, PART: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """The only sequential part: chunk by chunk, for PART of the values of one head.
 
-    Reads X K and g, turns X V in E into the errors, writes the state before every chunk, and KEEPs that before
-    every `every`-th chunk in float32, in S_keep [parts, N, H, K, V].
+    Reads a, c and X K, turns X V in E into the errors, writes the state before every chunk, and KEEPs that before
+    every `every`-th in float32, in S_keep [parts, N, H, K, V].
     """
     n, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    S = tl.load(S_begin + part_slot(n, h, H, K, V, part, PART))
-    low, high = tl.load(first + n), tl.load(first + n + 1)
+    S = tl.load(part_slot(S_begin, n, h, H, part, K, PART, V))
+    i, low, high = tl.arange(0, C), tl.load(first + n), tl.load(first + n + 1)
+    token_0, token_1 = span(start, size, low, high)
     for chunk in range(low, high):
         if KEEP and (chunk - low) % every == 0:
-            tl.store(S_keep + part_slot((chunk - low) // every * N + n, h, H, K, V, part, PART), S)
-        at = part_slot(chunk, h, H, C, V, part, PART)
-        error, rows = tl.load(E + at), tl.load(XK + slot(chunk, h, H, C, K))
+            tl.store(part_slot(S_keep, (chunk - low) // every * N + n, h, H, part, K, PART, V), S)
+        begin = token_0 + (chunk - low) * C
+        mask = i < token_1 - begin
+        rows, at = tl.load(slot(XK, chunk, h, H, C, K)), part_slot(E, chunk, h, H, part, C, PART, V)
         state = S.to(rows.dtype)
-        tl.store(S_chunk + part_slot(chunk, h, H, K, V, part, PART), state)
-        error = (error.to(tl.float32) - dot(rows, state, P)).to(rows.dtype)
-        tl.store(E + at, error)
-        S += dot(tl.trans(tl.load(g + slot(chunk, h, H, C, K))), error, P)
-    tl.store(S_end + part_slot(n, h, H, K, V, part, PART), S)
+        tl.store(part_slot(S_chunk, chunk, h, H, part, K, PART, V), state)
+        error = tl.load(at).to(tl.float32) - dot(rows, state, P)
+        tl.store(at, error)
+        error = error * tl.load(token_column(c, begin, h, H, C), mask, 0.0)[:, None]
+        A = tl.load(token_tile(a, begin, h, H, C, K), mask[:, None], 0.0)
+        S += dot(tl.trans(A), error.to(rows.dtype), P)
+    tl.store(part_slot(S_end, n, h, H, part, K, PART, V), S)
+
+
+@triton.jit
+def span(start, size, low, high):
+    """First token of chunk low and the token after those of chunk high - 1; nothing if there are no chunks."""
+    some = high > low
+    return tl.load(start + low, some, 0), tl.load(start + high - 1, some, 0) + tl.load(size + high - 1, some, 0)
 
 
 @triton.jit
 def outputs(
-    q, g, E, S_chunk, o, start, size, H,
+    q, a, c, E, S_chunk, o, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """O = Q S^T + tril(Q G^T) E: reads q, g, E and the states, writes o."""
+    """O = Q S^T + tril(Q A^T) D E: reads q, a, c, E and the states, writes o."""
     chunk, h = tl.program_id(0), tl.program_id(1)
-    G = tl.load(g + slot(chunk, h, H, C, K))
-    Q = load_tokens(q, start, size, chunk, h, H, K, C, G)
-    i = tl.arange(0, C)
-    scores = tl.where(i[:, None] >= i[None, :], dot(Q, tl.trans(G), P), 0.0).to(G.dtype)
-    O = dot(Q, tl.load(S_chunk + slot(chunk, h, H, K, V)), P)
-    O += dot(scores, tl.load(E + slot(chunk, h, H, C, V)), P)
-    at, mask = token_rows(tl.load(start + chunk), tl.load(size + chunk), h, H, V, C, 1, 0)
-    tl.store(o + at, O, mask)
+    i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
+    mask = (i < tokens)[:, None]
+    A = tl.load(token_tile(a, begin, h, H, C, K), mask, 0.0)
+    Q = tl.load(token_tile(q, begin, h, H, C, K), mask, 0.0).to(A.dtype)
+    scale = tl.load(token_column(c, begin, h, H, C), i < tokens, 0.0)
+    scores = tl.where(i[:, None] >= i[None, :], dot(Q, tl.trans(A), P) * scale[None, :], 0.0)
+    O = dot(Q, tl.load(slot(S_chunk, chunk, h, H, K, V)), P)
+    O += dot(scores.to(A.dtype), tl.load(slot(E, chunk, h, H, C, V)), P)
+    tl.store(token_tile(o, begin, h, H, C, V), O, mask)
