@@ -122,7 +122,7 @@ def penalty_gradients(
         key = token_tile(dk, begin, h, H, C, K)
         tl.store(key, tl.load(key, mask, 0.0).to(tl.float32) + y, mask)
         later = (total + tl.trans(total)).to(x.dtype)
-        for part in range(R):
+        for part in tl.static_range(R):
             at, token = rank_tile(u, begin, h, H, part, C, R, K)
             U = tl.load(at, (token < tokens)[:, None], 0.0).to(x.dtype)
             after = i[None, :] >= token[:, None]

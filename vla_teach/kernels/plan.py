@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 
 CHUNK = 64  # tokens
-ANCHOR = 4  # chunks
+ANCHOR = 8  # chunks at most; fewer in a short call, so that
+PROGRAMS = 1024  # chunks times heads, over the chunks of an anchor, come near to this
 PART = 2**17  # tokens times heads
 
 
@@ -38,16 +39,17 @@ def plan(lengths, H, device):
     """The Plan for sequences of these lengths (a tuple) that lie end to end, with H heads each."""
     longest = -(-max(lengths) // CHUNK)
     every = min(longest, max(1, PART // (CHUNK * H * len(lengths))))
-    parts = [tiles(lengths, begin, begin + every, device) for begin in range(0, longest, every)]
-    return Plan(tiles(lengths, 0, longest, device), parts, every)
+    step = min(ANCHOR, max(1, sum(lengths) * H // (CHUNK * PROGRAMS)))
+    parts = [tiles(lengths, begin, begin + every, step, device) for begin in range(0, longest, every)]
+    return Plan(tiles(lengths, 0, longest, step, device), parts, every)
 
 
-def tiles(lengths, begin, end, device):
-    """The Tiles of chunks begin to end of every sequence, as far as it has such."""
+def tiles(lengths, begin, end, step, device):
+    """The Tiles of chunks begin to end of every sequence, as far as it has such, `step` to an anchor."""
     start, size, first, anchor, first_anchor, token = [], [], [0], [], [0], 0
     for length in lengths:
         for i, offset in enumerate(range(begin * CHUNK, min(end * CHUNK, length), CHUNK)):
-            if i % ANCHOR == 0:
+            if i % step == 0:
                 anchor.append(len(start))
             start.append(token + offset)
             size.append(min(CHUNK, length - offset))

@@ -1,6 +1,8 @@
 """The kernels put together: one forward and one backward pass, as an autograd.Function."""
 
 import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from vla_teach.kernels import backward as back
 from vla_teach.kernels import solve as penalty
@@ -10,29 +12,22 @@ from vla_teach.kernels.plan import CHUNK, plan
 
 def precision(*tensors):
     """The dtype that products of these are taken in, and how float32 factors are multiplied."""
-    dtypes = {x.dtype for x in tensors}
-    if dtypes == {torch.bfloat16}:
-        return torch.bfloat16, "tf32"
-    return torch.float32, "tf32x3" if torch.float32 in dtypes else "tf32"  # tf32 has all digits of float16
+    return (torch.bfloat16, "tf32") if {x.dtype for x in tensors} == {torch.bfloat16} else (torch.float32, "tf32x3")
 
 
-TUNE = {}
+VALUES = 16  # of the values, how many one program of a walk keeps: the fewer, the more programs
 
 
-def warps(name, dtype, *widths):
-    """Warps and stages of a kernel, for these widths of its tiles."""
-    wide, single = max(widths) == 128, dtype == torch.float32
-    chosen = dict(num_warps=8 if wide else 4, num_stages=1 if wide and single else 2)
-    if name == "solve":
-        chosen = dict(num_warps=4 if wide else 1)
-    if name in ("walk", "walk_back"):
-        chosen = dict(num_warps=4, num_stages=1 if wide and single else 3)
-    return chosen | TUNE.get(name, {})
+def launch(name, dtype, *widths):
+    """num_warps and num_stages of a kernel for tiles of these widths: the fastest of those that are right on an H100.
 
-
-def value_part(name, V):
-    """How many of the values one program of a walk keeps."""
-    return min(V, TUNE.get(name + "_part", 32))
+    Not 8 warps for a walk: Triton 3.6 then makes matrix instructions that read past their tile.
+    """
+    wide, single, walks = max(widths) == 128, dtype == torch.float32, name in ("walk", "walk_back")
+    if name == "solve":  # A fills the registers of this many warps
+        return dict(num_warps=4 if wide else 1)
+    many = single and not walks or wide and name in ("write_gradients", "penalty_gradients")
+    return dict(num_warps=8 if many else 4, num_stages=1 if single else 4 if walks else 2)
 
 
 # ---- the penalty ------------------------------------------------------------------------------------------------
@@ -45,13 +40,13 @@ def running_sums(x, begin, first, reverse=False):
     return end
 
 
-def penalties(tiles, u, M, P):
+def penalties(tiles, u, M, dtype, P):
     """M at every anchor [m, H, K, K], and M after the last token."""
     _, H, R, K = u.shape
     m = len(tiles.anchor) - 1
     sums = M.new_empty(m, H, K, K)
     penalty.row_sums[m, H](
-        u, sums, tiles.start, tiles.size, tiles.anchor, H, K, CHUNK, R, P, **warps("row_sums", u.dtype, K)
+        u, sums, tiles.start, tiles.size, tiles.anchor, H, K, CHUNK, R, P, **launch("row_sums", dtype, K)
     )
     return sums, running_sums(sums, M, tiles.first_anchor)
 
@@ -60,7 +55,7 @@ def solve(tiles, M, u, x, out):
     """out = A_t x_t for every token, from M at every anchor."""
     _, H, R, K = u.shape
     penalty.solve[len(M), H](
-        M, u, x, out, tiles.start, tiles.size, tiles.anchor, H, K, R, **warps("solve", u.dtype, K)
+        M, u, x, out, tiles.start, tiles.size, tiles.anchor, H, K, R, **launch("solve", u.dtype, K)
     )
     return out
 
@@ -75,7 +70,7 @@ def triangles(tiles, k, v, beta, a, c, gain, P, backward=False):
     X = a.new_empty(n if backward else 0, H, CHUNK, CHUNK)
     write.triangle[n, H](
         k, v, beta, a, c, X, XK, XV, tiles.start, tiles.size, H, K, V, CHUNK, gain, P, backward,
-        **warps("triangle", a.dtype, K, V),
+        **launch("triangle", a.dtype, K, V),
     )  # fmt: skip
     return X, XK, XV
 
@@ -83,10 +78,10 @@ def triangles(tiles, k, v, beta, a, c, gain, P, backward=False):
 def walk(tiles, a, c, XK, XV, S, P, keep=None, every=1):
     """Turns XV into the errors. Returns the state before every chunk, and that after the last."""
     (n, H, _, K), V, N, end = XK.shape, XV.shape[3], len(S), torch.empty_like(S)
-    states, width = a.new_empty(n, H, K, V), value_part("walk", V)
-    write.walk[N, H, V // width](
-        a, c, XK, XV, S, end, states, keep, tiles.start, tiles.size, tiles.first, every, N, H, K, V, CHUNK, width,
-        keep is not None, P, **warps("walk", a.dtype, K, V),
+    states = a.new_empty(n, H, K, V)
+    write.walk[N, H, V // VALUES](
+        a, c, XK, XV, S, end, states, keep, tiles.start, tiles.size, tiles.first, every, N, H, K, V, CHUNK, VALUES,
+        keep is not None, P, **launch("walk", a.dtype, K, V),
     )  # fmt: skip
     return states, end
 
@@ -103,7 +98,7 @@ class VLA(torch.autograd.Function):
         dtype, P = precision(q, k, v, u)
         H, K, V = *k.shape[1:], v.shape[2]
         whole, parts, every = plan(lengths, H, k.device)
-        sums, M_end = penalties(whole, u, M, P)
+        sums, M_end = penalties(whole, u, M, dtype, P)
         a, c = solve(whole, sums, u, k, torch.empty_like(k, dtype=dtype)), torch.empty_like(beta, dtype=torch.float32)
         del sums
         _, XK, E = triangles(whole, k, v, beta, a, c, gain, P)
@@ -112,13 +107,14 @@ class VLA(torch.autograd.Function):
         del XK
         o = torch.empty_like(v)
         write.outputs[len(whole.start), H](
-            q, a, c, E, states, o, whole.start, whole.size, H, K, V, CHUNK, P, **warps("outputs", dtype, K, V)
+            q, a, c, E, states, o, whole.start, whole.size, H, K, V, CHUNK, P, **launch("outputs", dtype, K, V)
         )
         ctx.save_for_backward(q, k, v, u, beta, M, a, c, keep)
         ctx.gain, ctx.lengths = gain, lengths
         return o, S_end.mT, M_end
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, do, dS, dM):
         q, k, v, u, beta, M, a, c, keep = ctx.saved_tensors
         gain, (dtype, P), (H, K), V, R = ctx.gain, precision(q, k, v, u), k.shape[1:], v.shape[2], u.shape[2]
@@ -130,27 +126,44 @@ class VLA(torch.autograd.Function):
         da = du.view_as(a) if R == 1 and u.dtype == dtype else torch.empty_like(a)
         fixed = dict(K=K, V=V, C=CHUNK, P=P)
         for part, S in zip(reversed(parts), reversed(keep), strict=True):
-            n, where, end, width = len(part.start), (part.start, part.size), torch.empty_like(dS), value_part("walk_back", V)
+            n, where, end, width = len(part.start), (part.start, part.size), torch.empty_like(dS), VALUES
             X, XK, E = triangles(part, k, v, beta, a, c, gain, P, True)
             states, _ = walk(part, a, c, XK, E, S, P)
             XG, Z, later = XK, torch.empty_like(E), torch.empty_like(states)  # X K has served
-            back.mirror[n, H](q, a, c, X, do, XG, Z, *where, H, **fixed, **warps("mirror", dtype, K, V))
-            back.walk_back[len(dS), H, V // width](
-                q, k, do, XG, Z, dv, dS, end, later, *where, part.first, H, **fixed, PART=width,
-                **warps("walk_back", dtype, K, V),
+            back.mirror[n, H](q, a, c, X, do, XG, Z, *where, H, **fixed, **launch("mirror", dtype, K, V))
+            back.walk_back[len(dS), H, V // VALUES](
+                q, k, do, XG, Z, dv, dS, end, later, *where, part.first, H, **fixed, PART=VALUES,
+                **launch("walk_back", dtype, K, V),
             )  # fmt: skip
             back.write_gradients[n, H](
                 q, k, beta, a, c, do, E, Z, states, later, dq, dk, da, dbeta, *where, H, **fixed, GAIN=gain,
-                **warps("write_gradients", dtype, K, V),
+                **launch("write_gradients", dtype, K, V),
             )  # fmt: skip
             dS = end
             del X, XK, E, states, XG, Z, later
-        sums, _ = penalties(whole, u, M, P)
-        b, m, where = solve(whole, sums, u, da, da), len(whole.anchor) - 1, (whole.start, whole.size, whole.anchor)
-        back_sums = sums  # M has served
-        penalty.pair_sums[m, H](a, b, back_sums, *where, H, K, CHUNK, P, **warps("pair_sums", dtype, K))
-        N = running_sums(back_sums, N, whole.first_anchor, reverse=True)
+        sums, _ = penalties(whole, u, M, dtype, P)
+        b, m, where = solve(whole, sums, u, da, da), len(sums), (whole.start, whole.size, whole.anchor)
+        penalty.pair_sums[m, H](a, b, sums, *where, H, K, CHUNK, P, **launch("pair_sums", dtype, K))  # M has served
+        N = running_sums(sums, N, whole.first_anchor, reverse=True)
         back.penalty_gradients[m, H](
-            u, a, b, back_sums, du, dk, *where, H, K, CHUNK, R, P, **warps("penalty_gradients", dtype, K)
+            u, a, b, sums, du, dk, *where, H, K, CHUNK, R, P, **launch("penalty_gradients", dtype, K)
         )
         return dq, dk, dv, du, dbeta, dS.mT, -(N + N.mT) / 2, None, None
+
+
+def vla_tokens(q, k, v, u, beta, S, M, gain, lengths=None):
+    """o [B, T, H, V], S [N, H, V, K] and M [N, H, K, K] after the last token; all is differentiable once.
+
+    q, k [B, T, H, K], v [B, T, H, V], u [B, T, H, R, K], beta [B, T, H] in any of float32, bfloat16 and float16, S and
+    M in float32; lengths: of the N sequences that B = 1 row packs, else every row is one. Tiles are 32 wide at least:
+    Triton 3.6 makes wrong matrix instructions for 16. Zeros fill what is missing, and change no result.
+    """
+    (B, T, H, K), V = k.shape, v.shape[3]
+    wide, high = max(0, 32 - K), max(0, 32 - V)
+    q, k, u, v = pad(q, (0, wide)), pad(k, (0, wide)), pad(u, (0, wide)), pad(v, (0, high))
+    S, M = pad(S, (0, wide, 0, high)), pad(M, (0, wide, 0, wide))
+    if wide:
+        M = M + torch.diag(M.new_zeros(K + wide).index_fill(0, torch.arange(K, K + wide, device=M.device), 1))
+    flat = (x.flatten(0, 1) for x in (q, k, v, u, beta))
+    o, S, M = VLA.apply(*flat, S, M, gain, tuple(lengths) if lengths else (T,) * B)
+    return o[..., :V].unflatten(0, (B, T)), S[..., :V, :K], M[..., :K, :K]

@@ -19,7 +19,7 @@ def row_sums(
     m, h = tl.program_id(0), tl.program_id(1)
     total = tl.zeros([K, K], tl.float32)
     for chunk in range(tl.load(anchor + m), tl.load(anchor + m + 1)):
-        for part in range(R):
+        for part in tl.static_range(R):
             at, token = rank_tile(u, tl.load(start + chunk), h, H, part, C, R, K)
             rows = tl.load(at, (token < tl.load(size + chunk))[:, None], 0.0)
             if rows.dtype == tl.float16:
