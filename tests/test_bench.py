@@ -165,7 +165,10 @@ def test_what_is_not_there_is_left_out(monkeypatch):
     join(monkeypatch, None, load=bad)
     runs, _, checks, skipped = checked(one())
     assert not runs and not skipped and checks[0]["message"] == "RuntimeError: cannot load"
-    for error in (TypeError("f() got an unexpected keyword argument 'q'"), ValueError("not available"), KeyError("u")):
+    for error in (
+        TypeError("f() got an unexpected keyword argument 'q'"), RuntimeError("a kernel, which is not available"),
+        ValueError("not available"), KeyError("u"),
+    ):  # fmt: skip
         assert not contestants.missing(error)
 
 
