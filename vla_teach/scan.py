@@ -7,11 +7,12 @@ import numpy as np
 
 
 def prefix(steps, combine, nothing):
-    """What all the steps before each one amount to, in 2 log2 T rounds; T must be a power of two.
+    """What all the steps before each one amount to, in 2 log2 T rounds.
 
-    steps: a tuple of arrays [T, ...], entry t of each says what step t does. combine(first, second) takes two such
-    tuples and returns, entry by entry, one step for the two in a row; it must be associative. nothing: the step that
-    changes nothing. Returns a tuple of arrays like steps. All of a round could be done at once.
+    steps: a tuple of arrays [T, ...], whose entries t say what step t does; T a power of two.
+    combine(first, second): two such tuples in, one out: each step of the first, and then the
+    one of the second. It must be associative. nothing: the step that changes nothing.
+    Returns a tuple of arrays like steps. All of a round could be done at the same time.
     """
     tree = tuple(x.copy() for x in steps)
     T, far = len(tree[0]), 1
@@ -22,7 +23,7 @@ def prefix(steps, combine, nothing):
         put(tree, right, combine(at(tree, left), at(tree, right)))
         far *= 2
     put(tree, -1, nothing)
-    while far > 1:  # down: the left half gets what came before both, the right half that and then the left half
+    while far > 1:  # down: to the left what came before, to the right that and then the left
         far //= 2
         left, right = slice(far - 1, T, 2 * far), slice(2 * far - 1, T, 2 * far)
         before, half = at(tree, right), at(tree, left)
@@ -43,14 +44,15 @@ def put(tree, where, values):
 
 
 def compose(first, second):
-    """S -> S P1 + Q1 and then S -> S P2 + Q2 is S -> S (P1 P2) + (Q1 P2 + Q2). P [..., K, K], Q [..., V, K]."""
+    """S -> S P1 + Q1 and then S -> S P2 + Q2, in one. P [..., K, K], Q [..., V, K]."""
     (P1, Q1), (P2, Q2) = first, second
     return P1 @ P2, Q1 @ P2 + Q2
 
 
 def as_maps(k, v, g):
-    """Each write S -> S + (v - S k) g^T as a pair P = I - k g^T [T, K, K], Q = v g^T [T, V, K]."""
-    return np.eye(k.shape[1]) - k[:, :, None] * g[:, None, :], v[:, :, None] * g[:, None, :]
+    """Each write S -> S + (v - S k) g^T as a pair P [T, K, K], Q [T, V, K]."""
+    k, v, g = k[:, :, None], v[:, :, None], g[:, None, :]  # columns, columns, rows
+    return np.eye(k.shape[1]) - k * g, v * g
 
 
 def scan_states(k, v, g, S, combine=compose):
