@@ -45,12 +45,13 @@ def test_only_figures_and_times_escape_the_comparison(path):
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_opens_with_its_aims_and_closes_with_exercises(path):
-    """Every chapter says what the reader will be able to do, and every exercise has a folded solution."""
+    """Every chapter says what the reader will be able to do; each exercise has a folded solution, hints are folded."""
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
     assert "After this chapter you can" in text[:400]
     exercises = text.count("{exercise-start}")
     assert exercises >= 3
-    assert text.count("{solution-start}") == text.count("{solution-end}") == text.count(":class: dropdown") == exercises
+    assert text.count("{solution-start}") == text.count("{solution-end}") == exercises
+    assert text.count(":class: dropdown") == exercises + text.count("{hint}")
 
 
 def broken(change):

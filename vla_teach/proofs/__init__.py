@@ -14,6 +14,7 @@ from vla_teach.proofs import (
     penalty,
     probability,
     recurrence,
+    scan,
     stability,
     three_steps,
 )
@@ -29,6 +30,7 @@ CHAPTERS = {
     penalty: "reference/penalty",
     stability: "reference/stability",
     conditioning: "reference/conditioning",
+    scan: "kernel/scan",
     chunk: "kernel/chunk",
     gradients: "kernel/gradients",
 }

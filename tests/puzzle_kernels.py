@@ -1,0 +1,98 @@
+"""A right kernel for each puzzle. Run as a script it prints, as JSON, what `check` says of them and of broken copies.
+
+A process of its own, because Triton decides when it is imported whether it interprets. See `test_puzzles.py`.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import triton
+import triton.language as tl
+
+from vla_teach.puzzles import check
+
+
+@triton.jit
+def unit_rows(p_k, p_out, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    o_t, o_k = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BK)
+    o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+    b_k = tl.load(p_k + o, mask=m, other=0.0)
+    length = tl.sqrt(tl.sum(b_k * b_k, axis=1))
+    tl.store(p_out + o, b_k / length[:, None], mask=m)
+
+
+@triton.jit
+def write(p_S, p_e, p_g, p_out, V, K, stride, BV: tl.constexpr, BK: tl.constexpr):
+    o_v, o_k = tl.program_id(0) * BV + tl.arange(0, BV), tl.program_id(1) * BK + tl.arange(0, BK)
+    o, m = o_v[:, None] * stride + o_k, (o_v[:, None] < V) & (o_k < K)
+    b_e = tl.load(p_e + o_v, mask=o_v < V, other=0.0)
+    b_g = tl.load(p_g + o_k, mask=o_k < K, other=0.0)
+    b_S = tl.load(p_S + o, mask=m, other=0.0)
+    tl.store(p_out + o, b_S + b_e[:, None] * b_g, mask=m)
+
+
+@triton.jit
+def running_sum(p_x, p_out, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    o_k = tl.program_id(0) * BK + tl.arange(0, BK)
+    before = tl.zeros([BK], tl.float32)
+    for first in range(0, T, BT):
+        o_t = first + tl.arange(0, BT)
+        o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+        b_x = tl.load(p_x + o, mask=m, other=0.0)
+        tl.store(p_out + o, before + tl.cumsum(b_x, axis=0), mask=m)
+        before += tl.sum(b_x, axis=0)
+
+
+@triton.jit
+def compose(f_1, x_1, f_2, x_2):
+    return f_1 * f_2, x_1 * f_2 + x_2
+
+
+@triton.jit
+def decayed_sum(p_f, p_x, p_s, T, BT: tl.constexpr):
+    o_t = tl.arange(0, BT)
+    b_f = tl.load(p_f + o_t, mask=o_t < T, other=1.0)
+    b_x = tl.load(p_x + o_t, mask=o_t < T, other=0.0)
+    _, b_s = tl.associative_scan((b_f, b_x), 0, compose)
+    tl.store(p_s + o_t, b_s, mask=o_t < T)
+
+
+# ---- end of the kernels
+
+
+def said(name, kernel):
+    """The verdict of `check`, and the line that it prints."""
+    line = io.StringIO()
+    with contextlib.redirect_stdout(line):
+        verdict = check(name, kernel, seed=0)
+    return verdict, line.getvalue()
+
+
+def main(folder):
+    """The broken copies are in folder/broken.json. Each becomes a file, since Triton reads a kernel's source."""
+    source = Path(__file__).read_text().split("# ---- end of the kernels")[0]
+    out = {name: said(name, globals()[name]) for name in ("unit_rows", "write", "running_sum", "decayed_sum")}
+    out["plain function"] = said("write", lambda S, e, g, out, *sizes, **blocks: out.copy_(S + e.outer(g)))
+    for i, (name, mistake, old, new, _) in enumerate(json.loads((folder / "broken.json").read_text())):
+        start = source.index("def compose" if name == "decayed_sum" else f"def {name}(")
+        end = source.find("\n\n\n@", source.index(f"def {name}("))
+        text = source[start : end if end > 0 else None]
+        assert text.count(old) == 1, (name, mistake, text.count(old))
+        path = folder / f"broken_{i}.py"
+        path.write_text(source[:start] + text.replace(old, new) + (source[end:] if end > 0 else ""))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        out[f"{name}: {mistake}"] = said(name, getattr(module, name))
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,146 @@
+"""The puzzles' checker: right kernels pass, each broken one is refused with the words that help."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from vla_teach import puzzles
+from vla_teach.puzzles import PUZZLES
+from vla_teach.site import notebooks
+
+# What spoils a kernel: (puzzle, the mistake, lines replaced, words of the complaint).
+BROKEN = [
+    ("unit_rows", "no mask on the store", "/ length[:, None], mask=m", "/ length[:, None]", "outside out"),
+    ("unit_rows", "no mask on the load", "o, mask=m, other=0.0", "o", "out[0, 0] is NaN"),
+    ("unit_rows", "the width for the stride", "* stride", "* K", "outside out"),
+    ("unit_rows", "no root", "tl.sqrt(tl.sum(b_k * b_k, axis=1))", "tl.sum(b_k * b_k, axis=1)", "expected"),
+    ("unit_rows", "only the first program", "tl.program_id(0) * BT + ", "", "out[8, 0] is never written"),
+    ("unit_rows", "in place", "tl.store(p_out", "tl.store(p_k", "outside out|changes k|never written"),
+    ("unit_rows", "another name", "tl.sqrt(tl.sum", "tl.sqrt(lt.sum", "raises NameError"),
+    ("write", "no mask on the store", "b_g, mask=m", "b_g", "outside out"),
+    ("write", "a sign flipped", "b_S + b_e", "b_S - b_e", "expected"),
+    ("write", "the write forgotten", "    tl.store(p_out + o, b_S + b_e[:, None] * b_g, mask=m)", "    pass", "never"),
+    ("write", "rows and columns swapped", "b_e[:, None] * b_g", "b_g[:, None] * b_e", "raises|expected"),
+    ("write", "one mask for all", "(o_v[:, None] < V) & (o_k < K)", "o_v[:, None] < V", "outside out"),
+    ("write", "one column of tiles", "tl.program_id(1) * BK + ", "", "never written"),
+    ("running_sum", "no carry", "        before += tl.sum(b_x, axis=0)", "        pass", "out[16, 0] is"),
+    ("running_sum", "one tile only", "range(0, T, BT)", "range(0, BT, BT)", "out[16, 0] is never written"),
+    ("running_sum", "the other axis", "tl.cumsum(b_x, axis=0)", "tl.cumsum(b_x, axis=1)", "expected"),
+    ("running_sum", "itself left out", "tl.cumsum(b_x, axis=0)", "tl.cumsum(b_x, axis=0) - b_x", "expected"),
+    ("running_sum", "no mask on the store", "axis=0), mask=m)", "axis=0))", "outside out"),
+    ("decayed_sum", "the later step first", "f_1 * f_2, x_1 * f_2 + x_2", "f_1 * f_2, x_2 * f_1 + x_1", "expected"),
+    ("decayed_sum", "no decay", "x_1 * f_2 + x_2", "x_1 + x_2", "expected"),
+    ("decayed_sum", "no mask on the store", "b_s, mask=o_t < T", "b_s", "outside s"),
+    ("decayed_sum", "a plain sum", "_, b_s = tl.associative_scan((b_f, b_x), 0, compose)", "b_s = tl.cumsum(b_x, 0)",
+     "expected"),
+]  # fmt: skip
+
+WITHOUT = """
+import sys
+for name in {missing}:
+    sys.modules[name] = None
+import vla_teach
+from vla_teach.puzzles import PUZZLES, check
+print(PUZZLES["write"])
+try:
+    check("write", print)
+except ImportError as error:
+    print(error)
+"""
+UNINTERPRETED = """
+import torch
+torch.cuda.is_available = lambda: False
+from vla_teach.puzzles import check
+try:
+    check("write", print)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def python(*arguments, **environment):
+    """What a Python of its own prints; in this one Triton may be there already, made for another device."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | environment
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """{kernel: (verdict, line)} for every kernel of `puzzle_kernels`, right and broken."""
+    folder = tmp_path_factory.mktemp("kernels")
+    (folder / "broken.json").write_text(json.dumps(BROKEN))
+    done = python(notebooks.ROOT / "tests/puzzle_kernels.py", folder)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", PUZZLES)
+def test_a_right_kernel_passes(said, name):
+    """Guards against a checker that refuses what is right."""
+    assert said[name] == [True, f"{name}: right, at 4 sizes\n"]
+
+
+def test_a_plain_function_passes(said):
+    """Guards the other way in: a function of the same arguments, with no grid."""
+    assert said["plain function"][0]
+
+
+@pytest.mark.parametrize(("name", "mistake", "words"), [(b[0], b[1], b[4]) for b in BROKEN])
+def test_a_broken_kernel_is_refused(said, name, mistake, words):
+    """Guards the checker: each mistake is refused, in one line that says what kind it is."""
+    verdict, line = said[f"{name}: {mistake}"]
+    assert verdict is False
+    assert line.startswith(f"{name}: not yet. ") and line.count("\n") == 1
+    assert any(word in line for word in words.split("|")), line
+
+
+def test_every_puzzle_has_at_least_two_broken_kernels():
+    """Guards the list above against a puzzle that came later."""
+    assert all(sum(name == broken[0] for broken in BROKEN) >= 2 for name in PUZZLES)
+
+
+def test_every_puzzle_stands_in_a_chapter():
+    """Guards the reader: each puzzle is printed, has a stub to fill, and a folded solution that is checked."""
+    code = [
+        cell.source
+        for path in notebooks.chapters()
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code"
+    ]
+    for name in PUZZLES:
+        assert sum(f'print(PUZZLES["{name}"])' in cell for cell in code) == 1, name
+        assert sum(f'assert check("{name}"' in cell for cell in code) == 1, name
+        assert sum(f'check("{name}"' in cell for cell in code) == 2, name
+
+
+def test_inputs_are_fresh_unless_a_seed_is_given(monkeypatch):
+    """Guards against a kernel that has learned the inputs by heart."""
+    seen = []
+    monkeypatch.setattr(puzzles, "find_device", lambda: "cpu")
+    monkeypatch.setattr(puzzles, "run", lambda puzzle, kernel, sizes, rng, device: seen.append(rng.random()))
+    for seed in (None, None, 0, 0):
+        assert puzzles.check("write", print, seed)
+    assert seen[0] != seen[4] and seen[8] == seen[12]
+
+
+def test_an_unknown_puzzle_is_named():
+    """Guards the spelling: the message lists what there is."""
+    with pytest.raises(ValueError, match="'wirte'; expected one of unit_rows, write"):
+        puzzles.check("wirte", print)
+
+
+@pytest.mark.parametrize("missing", [["torch"], ["triton"], ["torch", "triton"]])
+def test_without_torch_or_triton(missing):
+    """Guards the import: the puzzles can be read, and a check says how to get what it needs."""
+    assert "make torch" in python("-c", WITHOUT.format(missing=missing)).stdout
+
+
+def test_with_nothing_to_run_on():
+    """Guards the first thing that goes wrong on a laptop: the interpreter was not asked for."""
+    assert 'os.environ["TRITON_INTERPRET"] = "1"' in python("-c", UNINTERPRETED).stdout

@@ -1,0 +1,189 @@
+"""Puzzles for a first week with Triton: `check` runs a reader's kernel and says in one line what is wrong with it.
+
+Outputs are filled with a marked NaN beforehand, so an entry that was never written is known as such. All arrays lie in
+larger buffers: reading outside one gives NaN, writing outside one is noticed. Matrices have gaps between their rows, so
+a kernel needs the stride that it is given. Needs PyTorch and Triton; without a GPU set TRITON_INTERPRET=1 before Triton
+is imported, and its interpreter runs the kernel on the CPU.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+OUTSIDE = np.float32(np.nan)  # around inputs
+UNWRITTEN = np.uint32(0x7FC0BEEF).view(np.float32)  # in and around outputs: a NaN that no arithmetic makes
+ZONE = 8192  # numbers before and after each array
+GAP = 3  # numbers between two rows of a matrix
+
+
+class Puzzle(NamedTuple):
+    """What a kernel has to compute, and how `check` launches it."""
+
+    says: str  # the task in a sentence
+    signature: str  # the kernel's arguments, in order
+    sizes: tuple  # runs: each a dict of the sizes in the signature
+    blocks: dict  # the tile sizes, tl.constexpr
+    programs: object  # sizes -> the grid
+    inputs: object  # (rng, sizes) -> {name: array}, in the order of the signature
+    reference: object  # inputs -> {name: array}, the outputs, in the order of the signature
+
+    def __str__(self):
+        return f"{self.says}\n{self.signature}\ntiles: {', '.join(f'{b} = {n}' for b, n in self.blocks.items())}"
+
+
+def cdiv(n, block):
+    """How many blocks cover n."""
+    return -(-n // block)
+
+
+def decayed_sums(f, x):
+    """s_t = f_t s_{t-1} + x_t from s = 0, one after the other. f, x [T] -> s [T]."""
+    s, out = 0, np.empty_like(x)
+    for t in range(len(x)):
+        s = out[t] = f[t] * s + x[t]
+    return out
+
+
+PUZZLES = {
+    "unit_rows": Puzzle(
+        "Divide each row of k [T, K] by its length. One program takes BT rows, whole.",
+        "unit_rows(p_k, p_out, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=8, K=16), dict(T=13, K=11), dict(T=3, K=15)),
+        dict(BT=8, BK=16),
+        lambda n: (cdiv(n["T"], 8),),
+        lambda rng, n: dict(k=rng.normal(size=(n["T"], n["K"]))),
+        lambda k: dict(out=k / np.sqrt(np.sum(k * k, axis=1, keepdims=True))),
+    ),
+    "write": Puzzle(
+        "Add e g^T to the memory S [V, K]. One program makes one tile of BV x BK entries.",
+        "write(p_S, p_e, p_g, p_out, V, K, stride, BV, BK)",
+        (dict(V=1, K=1), dict(V=8, K=16), dict(V=13, K=37), dict(V=21, K=5)),
+        dict(BV=8, BK=16),
+        lambda n: (cdiv(n["V"], 8), cdiv(n["K"], 16)),
+        lambda rng, n: dict(S=rng.normal(size=(n["V"], n["K"])), e=rng.normal(size=n["V"]), g=rng.normal(size=n["K"])),
+        lambda S, e, g: dict(out=S + np.outer(e, g)),
+    ),
+    "running_sum": Puzzle(
+        "Row t of the output is the sum of rows 0 to t of x [T, K]. One program takes BK columns.",
+        "running_sum(p_x, p_out, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=16, K=8), dict(T=45, K=19), dict(T=33, K=3)),
+        dict(BT=16, BK=8),
+        lambda n: (cdiv(n["K"], 8),),
+        lambda rng, n: dict(x=rng.normal(size=(n["T"], n["K"]))),
+        lambda x: dict(out=np.cumsum(x, axis=0)),
+    ),
+    "decayed_sum": Puzzle(
+        "s_t = f_t s_{t-1} + x_t for t < T, from s = 0. One program takes all of it, with one scan.",
+        "decayed_sum(p_f, p_x, p_s, T, BT)",
+        (dict(T=1), dict(T=64), dict(T=13), dict(T=57)),
+        dict(BT=64),
+        lambda n: (1,),
+        lambda rng, n: dict(f=rng.uniform(0.5, 1, size=n["T"]), x=rng.normal(size=n["T"])),
+        lambda f, x: dict(s=decayed_sums(f, x)),
+    ),
+}
+
+
+def check(name, kernel, seed=None):
+    """Run a kernel on fresh inputs of several sizes, print what was found in a line, return whether all is right.
+
+    kernel: made by @triton.jit, launched on the puzzle's grid; or a plain function of the same arguments that launches
+    what it likes, or computes with the tensors itself. seed: for the same inputs each time.
+    Raises ValueError for an unknown puzzle, ImportError without PyTorch or Triton, RuntimeError with nothing to run on.
+    """
+    if name not in PUZZLES:
+        raise ValueError(f"there is no puzzle {name!r}; expected one of {', '.join(PUZZLES)}")
+    puzzle, rng, device = PUZZLES[name], np.random.default_rng(seed), find_device()
+    for sizes in puzzle.sizes:
+        fault = run(puzzle, kernel, sizes, rng, device)
+        if fault:
+            print(f"{name}: not yet. {', '.join(f'{s} = {n}' for s, n in sizes.items())}: {fault}")
+            return False
+    print(f"{name}: right, at {len(puzzle.sizes)} sizes")
+    return True
+
+
+def find_device():
+    """Where kernels run: "cpu" under the interpreter, else "cuda"."""
+    try:
+        import torch
+        import triton
+    except ImportError as error:
+        words = "vla_teach.puzzles needs PyTorch and Triton, and one of them is not installed; try: make torch"
+        raise ImportError(f"{words} (Triton is made for Linux)") from error
+    if triton.knobs.runtime.interpret:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    raise RuntimeError(
+        'no GPU here, and no interpreter; restart Python, set os.environ["TRITON_INTERPRET"] = "1", then import triton'
+    )
+
+
+def run(puzzle, kernel, sizes, rng, device):
+    """What is wrong with one run, in words; None if nothing is."""
+    given = {name: x.astype(np.float32) for name, x in puzzle.inputs(rng, sizes).items()}
+    wanted = puzzle.reference(**{name: x.astype(np.float64) for name, x in given.items()})
+    inputs = [Guarded(name, x, device, OUTSIDE) for name, x in given.items()]
+    outputs = [Guarded(name, np.full(x.shape, UNWRITTEN), device, UNWRITTEN) for name, x in wanted.items()]
+    tensors = [x.window for x in (*inputs, *outputs)]
+    strides = [x.stride(0) for x in tensors if x.ndim == 2][:1]  # one for all matrices: they have the same width
+    launch = kernel[puzzle.programs(sizes)] if hasattr(kernel, "__getitem__") else kernel
+    try:
+        with np.errstate(all="ignore"):  # 0 / 0 in an entry that is masked off afterwards does no harm
+            launch(*tensors, *sizes.values(), *strides, **puzzle.blocks)
+        faults = [x.outside() for x in (*outputs, *inputs)] + [x.changed() for x in inputs]
+        faults += [x.wrong(wanted[x.name]) for x in outputs]
+    except Exception as error:  # a reader's kernel can raise anything
+        cause = error.__cause__ or error
+        return f"it raises {type(cause).__name__}, {cause}"
+    return next(filter(None, faults), None)
+
+
+class Guarded:
+    """The numbers x [n] or [n, m] inside a larger buffer full of `fill`. `window` is the tensor that kernels get."""
+
+    def __init__(self, name, x, device, fill):
+        import torch
+
+        self.name = name
+        width = x.shape[1] + GAP if x.ndim == 2 else 1
+        self.index = ZONE + sum(np.ix_(*(np.arange(n) * s for n, s in zip(x.shape, (width, 1), strict=False))))
+        self.before = np.full(2 * ZONE + x.shape[0] * width, fill)
+        self.before[self.index] = x
+        self.buffer = torch.tensor(self.before.view(np.int32), device=device)
+        self.window = self.buffer.view(torch.float32).as_strided(x.shape, (width, 1)[: x.ndim], ZONE)
+
+    def after(self):
+        return self.buffer.cpu().numpy().view(np.float32)
+
+    def outside(self):
+        """The complaint about writes outside the array, if there were any."""
+        touched = bits(self.after()) != bits(self.before)
+        touched[self.index] = False
+        n = np.count_nonzero(touched)
+        return f"it writes outside {self.name} ({n} numbers); mask or stride?" if n else None
+
+    def changed(self):
+        """The complaint about an input that is no longer what it was."""
+        same = bits(self.after()) == bits(self.before)
+        return None if same.all() else f"it changes {self.name}, which is an input"
+
+    def wrong(self, wanted):
+        """The complaint about the first entry that is not as wanted."""
+        got = self.after()[self.index]
+        bad = np.argwhere(~np.isclose(got, wanted, rtol=1e-4, atol=1e-5))
+        if not len(bad):
+            return None
+        at = tuple(bad[0])
+        entry = f"{self.name}[{', '.join(map(str, at))}]"
+        if bits(got)[at] == bits(UNWRITTEN):
+            return f"{entry} is never written"
+        if np.isnan(got[at]):
+            return f"{entry} is NaN; read outside an array?"
+        return f"{entry} is {got[at]:.4g}, expected {wanted[at]:.4g}"
+
+
+def bits(x):
+    """float32 numbers as integers, so that every NaN equals itself alone."""
+    return np.asarray(x).view(np.int32)
