@@ -5,6 +5,10 @@ beta [B, T, H]. States: S [N, H, V, K], A [N, H, K, K] with N sequences.
 Read `vla_teach.reference` first; this file says the same for many heads at once. It needs PyTorch.
 """
 
+import logging
+from functools import cache
+from importlib.util import find_spec
+from os import environ
 from typing import NamedTuple
 
 try:
@@ -51,44 +55,65 @@ def vla(
     gain: "unit", "interpolate" or "least_squares", as in `vla_teach.reference.write_gain`.
     initial_state: a State with N sequences; None for S = 0, A = I / lambda_0.
     cu_seqlens: whole numbers [N + 1] from 0 to T, where B = 1 row packs N sequences end to end; else N = B.
-    backend: "recurrent" (token by token), "chunk" (the same in matrix products), or "auto" for the fastest.
+    backend: "recurrent" (token by token), "chunk" (the same in matrix products), "triton" (GPU kernels: K and V of 16,
+        32, 64 or 128, no float64, one derivative), or "auto" for the fastest that can run.
 
     Returns (o [B, T, H, V] in the dtype of v, State, or None unless output_final_state). All is differentiable.
-    Computed in float64 where q, k, v, u or the state has it, else in float32.
+    Computed in float64 where q, k, v, u or the state has it, else in float32; "triton" multiplies in bfloat16 where q,
+    k, v and u all have it, and keeps M, A and S in float32.
     Raises ValueError or TypeError naming the argument that does not fit. On a GPU only shapes, dtypes and devices are
     checked: to look at the numbers would make every call wait for the device. NaN in then gives NaN out.
     """
-    run, gain = check_backend(backend), check_gain(gain)
-    tokens = check_tokens(q, k, v, u, beta, ("B", "T", "H"), initial_state)
+    gain = check_gain(gain)
+    tokens, dtype = check_tokens(q, k, v, u, beta, ("B", "T", "H"), initial_state)
+    backend = choose_backend(backend, tokens, dtype)
     lengths = check_sequences(cu_seqlens, k)
     shape = len(lengths) if lengths else len(k), k.shape[2], v.shape[3], k.shape[3]
-    S, A = start_state(*shape, lambda_0, tokens[1].dtype, k.device)
+    S, A = start_state(*shape, lambda_0, dtype, k.device)
     if initial_state is not None:
         S, A = check_state("initial_state", initial_state, shape, S)
         check_state_numbers("initial_state", initial_state, A)
 
     def heads_first(tokens, S, A):
-        o, S, A = run(*(x.transpose(1, 2) for x in tokens), S, A, gain)
+        o, S, A = BACKENDS[backend](*(x.transpose(1, 2) for x in tokens), S, A, gain)
         return o.transpose(1, 2), S, A
 
     with torch.autocast(k.device.type, enabled=False):  # products in bfloat16 would spoil the solves
-        o, S, A = packed(heads_first, tokens, lengths, S, A) if lengths else heads_first(tokens, S, A)
+        if backend == "triton":
+            from vla_teach.kernels.run import vla_tokens
+
+            M = torch.diag_embed(1 / A.diagonal(dim1=-2, dim2=-1)) if initial_state is None else inverse(A)
+            o, S, M = vla_tokens(*tokens, S, M, gain, lengths)
+            A = inverse(M) if output_final_state else None
+        else:
+            tokens = [x.to(dtype) for x in tokens]
+            o, S, A = packed(heads_first, tokens, lengths, S, A) if lengths else heads_first(tokens, S, A)
     return o.to(v.dtype), State(S, A) if output_final_state else None
 
 
-def vla_step(q, k, v, u, state, beta=None, gain="unit"):
+def vla_step(q, k, v, u, state, beta=None, gain="unit", backend="auto"):
     """One token of `vla`, for decoding, in O(K (R K + V)) steps a head.
 
     q, k [B, H, K], v [B, H, V], u [B, H, K] or [B, H, R, K], beta [B, H] or None; state: a State with N = B, as `vla`
-    or this function returned, or `start_state` for none yet. Returns (o [B, H, V] in the dtype of v, State).
+    or this function returned, or `start_state` for none yet. backend: "recurrent", "triton" (one GPU kernel, without
+    gradients), or "auto" for the fastest that can run. Returns (o [B, H, V] in the dtype of v, State).
     Arithmetic and errors as for `vla`, but the state's numbers are taken on trust: to check them takes a step's time.
     """
     gain = check_gain(gain)
-    tokens = check_tokens(q, k, v, u, beta, ("B", "H"), state)
-    S, A = check_state("state", state, (*k.shape[:2], v.shape[2], k.shape[2]), tokens[1])
+    tokens, dtype = check_tokens(q, k, v, u, beta, ("B", "H"), state)
+    S, A = check_state("state", state, (*k.shape[:2], v.shape[2], k.shape[2]), k.new_empty(0, dtype=dtype))
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in (*tokens, S, A))
+    backend = choose_step(backend, tokens, dtype, recorded)
     with torch.autocast(k.device.type, enabled=False):
-        o, S, A = recurrent(*(x.unsqueeze(2) for x in tokens), S, A, gain)
-    return o.squeeze(2).to(v.dtype), State(S, A)
+        if backend == "triton":
+            from vla_teach.kernels.token import token_by_token
+
+            o, S, A = token_by_token(*(x.unsqueeze(1) for x in tokens), S, A, gain)
+            o = o.squeeze(1)
+        else:
+            o, S, A = recurrent(*(x.unsqueeze(2).to(dtype) for x in tokens), S, A, gain)
+            o = o.squeeze(2)
+    return o.to(v.dtype), State(S, A)
 
 
 def start_state(N, H, V, K, lambda_0=0.1, dtype=torch.float32, device=None):
@@ -141,14 +166,69 @@ def chunk(q, k, v, u, beta, S, A, gain):
     return o.flatten(2, 3)[:, :, :T], S, inverse(M)
 
 
-BACKENDS = {"recurrent": recurrent, "chunk": chunk}
+BACKENDS = {"recurrent": recurrent, "chunk": chunk}  # and "triton", whose kernels take tokens first
 
 
 def check_backend(name):
-    """The function that BACKENDS has under this name; "auto" is the fastest of them."""
-    if not isinstance(name, str) or name not in ("auto", *BACKENDS):
-        raise ValueError(f"backend is {name!r}, which is not available; expected one of auto, {', '.join(BACKENDS)}")
-    return BACKENDS["chunk" if name == "auto" else name]
+    """The name, if it is that of a back end."""
+    known = ("auto", *BACKENDS, "triton")
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"backend is {name!r}, which is not available; expected one of {', '.join(known)}")
+    return name
+
+
+def choose_backend(name, tokens, dtype):
+    """The name of the back end to run: "auto" is the kernels on a GPU where they can run, else "chunk", said once."""
+    if check_backend(name) in BACKENDS:
+        return name
+    if name == "triton":
+        check_backend_fits(tokens, dtype)
+    elif missing := missing_for_triton(tokens, dtype, name):
+        say_once(f'backend "auto" is "chunk" here, the same and slower: "triton" needs {missing}')
+        return "chunk"
+    return "triton"
+
+
+def check_backend_fits(tokens, dtype, others=("auto", *BACKENDS)):
+    """Refuses what the Triton kernels cannot take."""
+    if missing := missing_for_triton(tokens, dtype, "triton"):
+        raise ValueError(f"backend is 'triton', which needs {missing}; expected one of {', '.join(others)} here")
+
+
+def choose_step(name, tokens, dtype, recorded):
+    """The same for a step: "auto" is the kernel where it can run and no gradient is asked for, else "recurrent"."""
+    if not isinstance(name, str) or name not in ("auto", "recurrent", "triton"):
+        raise ValueError(f"backend is {name!r}, which is not available; expected one of auto, recurrent, triton")
+    if name == "recurrent":
+        return name
+    if name == "triton":
+        check_backend_fits(tokens, dtype, ("auto", "recurrent"))
+        if recorded:
+            raise ValueError(
+                "backend is 'triton', which has no gradient for a step; expected one of auto, recurrent here"
+            )
+        return name
+    return "recurrent" if recorded or missing_for_triton(tokens, dtype, name) else "triton"
+
+
+def missing_for_triton(tokens, dtype, name):
+    """What the Triton kernels need and this call lacks, in words, or None. Their interpreter is never automatic."""
+    q, _, v, *_ = tokens
+    if not find_spec("triton"):
+        return "the package triton"
+    if not q.is_cuda and (name == "auto" or environ.get("TRITON_INTERPRET") != "1"):
+        return "a CUDA GPU"
+    if dtype == torch.float64:
+        return "tensors and a state that are not float64"
+    if not {q.shape[-1], v.shape[-1]} <= {16, 32, 64, 128}:
+        return "K and V of 16, 32, 64 or 128"
+    return None
+
+
+@cache
+def say_once(message):
+    """A line of the log; the same one is not said again."""
+    logging.getLogger("vla_teach").warning(message)
 
 
 def penalty_solve(k, u, M):

@@ -36,9 +36,8 @@ def check_numbers(name, x, fine, message):
 
 
 def check_tokens(q, k, v, u, beta, axes, state):
-    """[q, k, v, u [..., R, K], beta [...]] in the dtype to compute in. axes: the names of all axes of k but the last.
-
-    The dtype is float64 if q, k, v, u or the state has it, else float32.
+    """[q, k, v, u [..., R, K], beta [...]] and the dtype to compute in: float64 if one of q, k, v, u or the state has
+    it, else float32. axes: the names of all axes of k but the last.
     """
     given = dict(k=k, q=q, v=v, u=u) | ({} if beta is None else dict(beta=beta))
     for name, x in given.items():
@@ -61,11 +60,11 @@ def check_tokens(q, k, v, u, beta, axes, state):
     )
     deciding = (q, k, v, u, getattr(state, "S", None), getattr(state, "A", None))
     dtype = torch.float64 if any(getattr(x, "dtype", None) == torch.float64 for x in deciding) else torch.float32
-    q, k, v, u, beta = (x.to(dtype) for x in (q, k, v, u if per_rank else u.unsqueeze(-2), beta))
+    u = u if per_rank else u.unsqueeze(-2)
     for name, x in (("k", k), ("u", u)):
         message = f"has a row whose length is beyond {dtype}; expected smaller numbers"
-        check_numbers(name, x, lambda x: (x * x).sum(-1).isfinite(), message)
-    return [q, k, v, u, beta]
+        check_numbers(name, x, lambda x: (x.to(dtype) ** 2).sum(-1).isfinite(), message)
+    return [q, k, v, u, beta], dtype
 
 
 def check_sequences(cu_seqlens, k):

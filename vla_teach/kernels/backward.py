@@ -5,7 +5,17 @@ the solve's is one more solve, with the gradient of a in the place of k, and two
 import triton
 import triton.language as tl
 
-from vla_teach.kernels.tiles import dot, part_slot, rank_tile, slot, tile, token_column, token_tile
+from vla_teach.kernels.tiles import (
+    dot,
+    fine_dot,
+    fine_dot_right,
+    part_slot,
+    rank_tile,
+    slot,
+    tile,
+    token_column,
+    token_tile,
+)
 from vla_teach.kernels.write import gain_scale, span
 
 
@@ -23,9 +33,9 @@ def mirror(
     dO = tl.load(token_tile(do, begin, h, H, C, V), mask, 0.0).to(A.dtype)
     scale = tl.load(token_column(c, begin, h, H, C), i < tokens, 0.0)[:, None]
     XT = tl.trans(tl.load(slot(X, chunk, h, H, C, C)))
-    scores = tl.where(i[:, None] <= i[None, :], dot(A, tl.trans(Q), P) * scale, 0.0).to(A.dtype)
-    tl.store(slot(XG, chunk, h, H, C, K), dot(XT, (A.to(tl.float32) * scale).to(A.dtype), P))
-    tl.store(slot(Z, chunk, h, H, C, V), dot(XT, dot(scores, dO, P).to(A.dtype), P))
+    scores = tl.where(i[:, None] <= i[None, :], dot(A, tl.trans(Q), P) * scale, 0.0)
+    tl.store(slot(XG, chunk, h, H, C, K), fine_dot_right(XT, A.to(tl.float32) * scale, P))
+    tl.store(slot(Z, chunk, h, H, C, V), fine_dot_right(XT, fine_dot(scores, dO, P), P))
 
 
 @triton.jit
@@ -48,14 +58,14 @@ def walk_back(
         rows, at = tl.load(slot(XG, chunk, h, H, C, K)), part_slot(Z, chunk, h, H, part, C, PART, V)
         later = dS.to(rows.dtype)
         tl.store(part_slot(dS_chunk, chunk, h, H, part, K, PART, V), later)
-        z = (tl.load(at).to(tl.float32) + dot(rows, later, P)).to(rows.dtype)
+        z = tl.load(at).to(tl.float32) + dot(rows, later, P)
         tl.store(at, z)
         line = begin * H + h.to(tl.int64)
         tl.store(tile(dv + part * PART, line, H, C, PART, V), z, mask)
         dO = tl.load(tile(do + part * PART, line, H, C, PART, V), mask, 0.0).to(rows.dtype)
         Q = tl.load(token_tile(q, begin, h, H, C, K), mask, 0.0).to(rows.dtype)
         keys = tl.load(token_tile(k, begin, h, H, C, K), mask, 0.0).to(rows.dtype)
-        dS += dot(tl.trans(Q), dO, P) - dot(tl.trans(keys), z, P)
+        dS += dot(tl.trans(Q), dO, P) - fine_dot_right(tl.trans(keys), z, P)
     tl.store(part_slot(dS_begin, n, h, H, part, K, PART, V), dS)
 
 
@@ -64,7 +74,7 @@ def write_gradients(
     q, k, beta, a, c, do, E, Z, S_chunk, dS_chunk, dq, dk, da, dbeta, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, GAIN: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of q, beta and a, and of k as far as the write goes: reads all that comes before dq, writes the rest."""
+    """Gradients of q, beta and a, and of k as far as the write goes: reads all before dq, writes the rest."""
     chunk, h = tl.program_id(0), tl.program_id(1)
     i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
     mask = (i < tokens)[:, None]
@@ -78,11 +88,11 @@ def write_gradients(
 
     read = tl.where(i[:, None] >= i[None, :], dot(dO, tl.trans(errors), P), 0.0)  # gradient of tril(Q G^T)
     wrote = tl.where(i[:, None] > i[None, :], dot(z, tl.trans(errors), P), 0.0)  # minus that of stril(K G^T)
-    dQ = dot(dO, tl.trans(S), P) + dot((read * scale).to(A.dtype), A, P)
+    dQ = dot(dO, tl.trans(S), P) + fine_dot(read * scale, A, P)
     tl.store(token_tile(dq, begin, h, H, C, K), dQ, mask)
-    dK = -dot(z, tl.trans(S), P) - dot((wrote * scale).to(A.dtype), A, P)
+    dK = -dot(z, tl.trans(S), P) - fine_dot(wrote * scale, A, P)
     dG = dot(errors, tl.trans(dS), P)
-    dG += dot(tl.trans(read.to(A.dtype)), Q, P) - dot(tl.trans(wrote.to(A.dtype)), keys, P)
+    dG += fine_dot(tl.trans(read), Q, P) - fine_dot(tl.trans(wrote), keys, P)
 
     b = tl.load(token_column(beta, begin, h, H, C), i < tokens, 0.0).to(tl.float32)
     x, solved = keys.to(tl.float32), A.to(tl.float32)
@@ -121,14 +131,14 @@ def penalty_gradients(
         y = tl.load(token_tile(b, begin, h, H, C, K), mask, 0.0)
         key = token_tile(dk, begin, h, H, C, K)
         tl.store(key, tl.load(key, mask, 0.0).to(tl.float32) + y, mask)
-        later = (total + tl.trans(total)).to(x.dtype)
+        later = total + tl.trans(total)
         for part in tl.static_range(R):
             at, token = rank_tile(u, begin, h, H, part, C, R, K)
             U = tl.load(at, (token < tokens)[:, None], 0.0).to(x.dtype)
             after = i[None, :] >= token[:, None]
-            gradient = dot(U, later, P)
-            gradient += dot(tl.where(after, dot(U, tl.trans(x), P), 0.0).to(x.dtype), y, P)
-            gradient += dot(tl.where(after, dot(U, tl.trans(y), P), 0.0).to(x.dtype), x, P)
+            gradient = fine_dot_right(U, later, P)
+            gradient += fine_dot(tl.where(after, dot(U, tl.trans(x), P), 0.0), y, P)
+            gradient += fine_dot(tl.where(after, dot(U, tl.trans(y), P), 0.0), x, P)
             at, token = rank_tile(du, begin, h, H, part, C, R, K)
             tl.store(at, -gradient, (token < tokens)[:, None])
         total += dot(tl.trans(x), y, P)

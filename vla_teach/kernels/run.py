@@ -26,7 +26,7 @@ def launch(name, dtype, *widths):
     wide, single, walks = max(widths) == 128, dtype == torch.float32, name in ("walk", "walk_back")
     if name == "solve":  # A fills the registers of this many warps
         return dict(num_warps=4 if wide else 1)
-    many = single and not walks or wide and name in ("write_gradients", "penalty_gradients")
+    many = (single and not walks) or (wide and name in ("write_gradients", "penalty_gradients"))
     return dict(num_warps=8 if many else 4, num_stages=1 if single else 4 if walks else 2)
 
 
@@ -126,7 +126,7 @@ class VLA(torch.autograd.Function):
         da = du.view_as(a) if R == 1 and u.dtype == dtype else torch.empty_like(a)
         fixed = dict(K=K, V=V, C=CHUNK, P=P)
         for part, S in zip(reversed(parts), reversed(keep), strict=True):
-            n, where, end, width = len(part.start), (part.start, part.size), torch.empty_like(dS), VALUES
+            n, where, end = len(part.start), (part.start, part.size), torch.empty_like(dS)
             X, XK, E = triangles(part, k, v, beta, a, c, gain, P, True)
             states, _ = walk(part, a, c, XK, E, S, P)
             XG, Z, later = XK, torch.empty_like(E), torch.empty_like(states)  # X K has served
@@ -158,7 +158,8 @@ def vla_tokens(q, k, v, u, beta, S, M, gain, lengths=None):
     M in float32; lengths: of the N sequences that B = 1 row packs, else every row is one. Tiles are 32 wide at least:
     Triton 3.6 makes wrong matrix instructions for 16. Zeros fill what is missing, and change no result.
     """
-    (B, T, H, K), V = k.shape, v.shape[3]
+    B, T, _, K = k.shape
+    V = v.shape[3]
     wide, high = max(0, 32 - K), max(0, 32 - V)
     q, k, u, v = pad(q, (0, wide)), pad(k, (0, wide)), pad(u, (0, wide)), pad(v, (0, high))
     S, M = pad(S, (0, wide, 0, high)), pad(M, (0, wide, 0, wide))

@@ -66,6 +66,28 @@ def dot(x, y, P: tl.constexpr):
 
 
 @triton.jit
+def fine_dot(x, y, P: tl.constexpr):
+    """x y for a float32 tile x and a tile y of the inputs' kind: in bfloat16, x goes in as the sum of two tiles."""
+    if y.dtype == tl.bfloat16:
+        rough = x.to(tl.bfloat16)
+        product = dot(rough, y, P) + dot((x - rough.to(tl.float32)).to(tl.bfloat16), y, P)
+    else:
+        product = dot(x, y, P)
+    return product
+
+
+@triton.jit
+def fine_dot_right(x, y, P: tl.constexpr):
+    """The same where y is the float32 tile."""
+    if x.dtype == tl.bfloat16:
+        rough = y.to(tl.bfloat16)
+        product = dot(x, rough, P) + dot(x, (y - rough.to(tl.float32)).to(tl.bfloat16), P)
+    else:
+        product = dot(x, y, P)
+    return product
+
+
+@triton.jit
 def times(A, x):
     """A x for a symmetric tile A [K, K]: sums over its first axis, which lie in one thread, not over its second."""
     return tl.sum(A * x[:, None], 0)

@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from vla_teach.checks import check_gain
 from vla_teach.kernels.tiles import slot, times
 from vla_teach.kernels.write import TINY
 
@@ -56,3 +57,15 @@ def token_by_token(q, k, v, u, beta, S, A, gain):
     warps = 16 if K * V > 128 * 64 else 8 if K * max(K, V) > 64 * 64 else 4
     walk_tokens[B, H](q, k, v, u, beta, S, A, o, S_end, A_end, T, H, K, V, R, gain, num_warps=warps)
     return o, S_end, A_end
+
+
+def vla_token(q, k, v, u, beta=None, lambda_0=0.1, gain="unit"):
+    """The paper's kernel: o [B, T, H, V] from an empty memory. Arguments and errors as for `vla_teach.ops.vla`."""
+    from vla_teach.ops import check_backend_fits, start_state
+    from vla_teach.tensor_checks import check_tokens
+
+    tokens, dtype = check_tokens(q, k, v, u, beta, ("B", "T", "H"), None)
+    check_backend_fits(tokens, dtype)
+    S, A = start_state(len(k), k.shape[2], v.shape[3], k.shape[3], lambda_0, dtype, k.device)
+    with torch.no_grad():
+        return token_by_token(*tokens, S, A, check_gain(gain))[0]

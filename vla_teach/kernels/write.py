@@ -8,7 +8,16 @@ but S is there before the walk begins. Numbers c multiply in float32. The state 
 import triton
 import triton.language as tl
 
-from vla_teach.kernels.tiles import dot, part_slot, slot, token_column, token_tile, unit_lower_inverse
+from vla_teach.kernels.tiles import (
+    dot,
+    fine_dot,
+    fine_dot_right,
+    part_slot,
+    slot,
+    token_column,
+    token_tile,
+    unit_lower_inverse,
+)
 
 TINY = tl.constexpr(1.1754944e-38)  # below it a key is taken for zero, as in `vla_teach.ops.write_gain`
 
@@ -40,12 +49,12 @@ def triangle(
         scale *= gain_scale(A.to(tl.float32), keys.to(tl.float32), GAIN)
     tl.store(token_column(c, begin, h, H, C), scale, i < tokens)
     N = tl.where(i[:, None] > i[None, :], dot(keys, tl.trans(A), P) * scale[None, :], 0.0)
-    X = unit_lower_inverse(N, C, P).to(A.dtype)
+    X = unit_lower_inverse(N, C, P)
     if KEEP:  # only the backward pass needs it
         tl.store(slot(X_out, chunk, h, H, C, C), X)
-    tl.store(slot(XK, chunk, h, H, C, K), dot(X, keys, P))
+    tl.store(slot(XK, chunk, h, H, C, K), fine_dot(X, keys, P))
     values = tl.load(token_tile(v, begin, h, H, C, V), mask, 0.0).to(A.dtype)
-    tl.store(slot(XV, chunk, h, H, C, V), dot(X, values, P))
+    tl.store(slot(XV, chunk, h, H, C, V), fine_dot(X, values, P))
 
 
 @triton.jit
@@ -74,7 +83,7 @@ def walk(
         tl.store(at, error)
         error = error * tl.load(token_column(c, begin, h, H, C), mask, 0.0)[:, None]
         A = tl.load(token_tile(a, begin, h, H, C, K), mask[:, None], 0.0)
-        S += dot(tl.trans(A), error.to(rows.dtype), P)
+        S += fine_dot_right(tl.trans(A), error, P)
     tl.store(part_slot(S_end, n, h, H, part, K, PART, V), S)
 
 
@@ -98,6 +107,6 @@ def outputs(
     Q = tl.load(token_tile(q, begin, h, H, C, K), mask, 0.0).to(A.dtype)
     scale = tl.load(token_column(c, begin, h, H, C), i < tokens, 0.0)
     scores = tl.where(i[:, None] >= i[None, :], dot(Q, tl.trans(A), P) * scale[None, :], 0.0)
-    O = dot(Q, tl.load(slot(S_chunk, chunk, h, H, K, V)), P)
-    O += dot(scores.to(A.dtype), tl.load(slot(E, chunk, h, H, C, V)), P)
-    tl.store(token_tile(o, begin, h, H, C, V), O, mask)
+    result = dot(Q, tl.load(slot(S_chunk, chunk, h, H, K, V)), P)
+    result += fine_dot(scores, tl.load(slot(E, chunk, h, H, C, V)), P)
+    tl.store(token_tile(o, begin, h, H, C, V), result, mask)
