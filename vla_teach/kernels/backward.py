@@ -113,14 +113,14 @@ def write_gradients(
 
 @triton.jit
 def penalty_gradients(
-    u, a, b, N, du, dk, start, size, anchor, H,
+    u, a, b, N, du, start, size, anchor, H,
     K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """du_s = -(sum over t >= s of b_t a_t^T + a_t b_t^T) u_s, N the sum of a_t b_t^T after the anchor; and dk += b.
+    """du_s = -(sum over t >= s of b_t a_t^T + a_t b_t^T) u_s; N sums the a_t b_t^T after the anchor.
 
-    Reads u, a, b, N and dk, writes dk and du, which may be b where a token has one row.
+    A program does C of a chunk's C R rows. Reads u, a, b and N, writes du, which may be b where a token has one row.
     """
-    m, h = tl.program_id(0), tl.program_id(1)
+    m, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     total, i = tl.load(slot(N, m, h, H, K, K)), tl.arange(0, C)
     low, high = tl.load(anchor + m), tl.load(anchor + m + 1)
     for step in range(0, high - low):
@@ -129,16 +129,12 @@ def penalty_gradients(
         mask = (i < tokens)[:, None]
         x = tl.load(token_tile(a, begin, h, H, C, K), mask, 0.0)
         y = tl.load(token_tile(b, begin, h, H, C, K), mask, 0.0)
-        key = token_tile(dk, begin, h, H, C, K)
-        tl.store(key, tl.load(key, mask, 0.0).to(tl.float32) + y, mask)
-        later = total + tl.trans(total)
-        for part in tl.static_range(R):
-            at, token = rank_tile(u, begin, h, H, part, C, R, K)
-            U = tl.load(at, (token < tokens)[:, None], 0.0).to(x.dtype)
-            after = i[None, :] >= token[:, None]
-            gradient = fine_dot_right(U, later, P)
-            gradient += fine_dot(tl.where(after, dot(U, tl.trans(x), P), 0.0), y, P)
-            gradient += fine_dot(tl.where(after, dot(U, tl.trans(y), P), 0.0), x, P)
-            at, token = rank_tile(du, begin, h, H, part, C, R, K)
-            tl.store(at, -gradient, (token < tokens)[:, None])
+        at, token = rank_tile(u, begin, h, H, part, C, R, K)
+        U = tl.load(at, (token < tokens)[:, None], 0.0).to(x.dtype)
+        after = i[None, :] >= token[:, None]
+        gradient = fine_dot_right(U, total + tl.trans(total), P)
+        gradient += fine_dot(tl.where(after, dot(U, tl.trans(x), P), 0.0), y, P)
+        gradient += fine_dot(tl.where(after, dot(U, tl.trans(y), P), 0.0), x, P)
+        at, token = rank_tile(du, begin, h, H, part, C, R, K)
+        tl.store(at, -gradient, (token < tokens)[:, None])
         total += dot(tl.trans(x), y, P)

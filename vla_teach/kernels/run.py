@@ -51,11 +51,23 @@ def penalties(tiles, u, M, dtype, P):
     return sums, running_sums(sums, M, tiles.first_anchor)
 
 
-def solve(tiles, M, u, x, out):
-    """out = A_t x_t for every token, from M at every anchor."""
+def solve(tiles, M, u, x, out, also=None):
+    """out = A_t x_t for every token, from M at every anchor; added to `also`, too, if given."""
     _, H, R, K = u.shape
     penalty.solve[len(M), H](
-        M, u, x, out, tiles.start, tiles.size, tiles.anchor, H, K, R, **launch("solve", u.dtype, K)
+        M,
+        u,
+        x,
+        out,
+        also,
+        tiles.start,
+        tiles.size,
+        tiles.anchor,
+        H,
+        K,
+        R,
+        also is not None,
+        **launch("solve", u.dtype, K),
     )
     return out
 
@@ -142,11 +154,11 @@ class VLA(torch.autograd.Function):
             dS = end
             del X, XK, E, states, XG, Z, later
         sums, _ = penalties(whole, u, M, dtype, P)
-        b, m, where = solve(whole, sums, u, da, da), len(sums), (whole.start, whole.size, whole.anchor)
+        b, m, where = solve(whole, sums, u, da, da, dk), len(sums), (whole.start, whole.size, whole.anchor)
         penalty.pair_sums[m, H](a, b, sums, *where, H, K, CHUNK, P, **launch("pair_sums", dtype, K))  # M has served
         N = running_sums(sums, N, whole.first_anchor, reverse=True)
-        back.penalty_gradients[m, H](
-            u, a, b, sums, du, dk, *where, H, K, CHUNK, R, P, **launch("penalty_gradients", dtype, K)
+        back.penalty_gradients[m, H, R](
+            u, a, b, sums, du, *where, H, K, CHUNK, R, P, **launch("penalty_gradients", dtype, K)
         )
         return dq, dk, dv, du, dbeta, dS.mT, -(N + N.mT) / 2, None, None
 
@@ -155,16 +167,20 @@ def vla_tokens(q, k, v, u, beta, S, M, gain, lengths=None):
     """o [B, T, H, V], S [N, H, V, K] and M [N, H, K, K] after the last token; all is differentiable once.
 
     q, k [B, T, H, K], v [B, T, H, V], u [B, T, H, R, K], beta [B, T, H] in any of float32, bfloat16 and float16, S and
-    M in float32; lengths: of the N sequences that B = 1 row packs, else every row is one. Tiles are 32 wide at least:
-    Triton 3.6 makes wrong matrix instructions for 16. Zeros fill what is missing, and change no result.
+    M in float32; lengths: of the N sequences that B = 1 row packs, else every row is one.
     """
     B, T, _, K = k.shape
     V = v.shape[3]
-    wide, high = max(0, 32 - K), max(0, 32 - V)
-    q, k, u, v = pad(q, (0, wide)), pad(k, (0, wide)), pad(u, (0, wide)), pad(v, (0, high))
-    S, M = pad(S, (0, wide, 0, high)), pad(M, (0, wide, 0, wide))
-    if wide:
-        M = M + torch.diag(M.new_zeros(K + wide).index_fill(0, torch.arange(K, K + wide, device=M.device), 1))
+    # Triton 3.6 makes wrong matrix instructions for tiles 16 wide, and for values narrower than 64 beside wide keys.
+    # So narrow heads are filled up: zeros change no result.
+    wide = max(K, 32)
+    high = max(V, min(wide, 64))
+    if wide > K:
+        q, k, u = (pad(x, (0, wide - K)) for x in (q, k, u))
+        S, M = pad(S, (0, wide - K)), pad(M, (0, wide - K, 0, wide - K))
+        M = M + torch.diag((torch.arange(wide, device=M.device) >= K).to(M.dtype))
+    if high > V:
+        v, S = pad(v, (0, high - V)), pad(S, (0, 0, 0, high - V))
     flat = (x.flatten(0, 1) for x in (q, k, v, u, beta))
     o, S, M = VLA.apply(*flat, S, M, gain, tuple(lengths) if lengths else (T,) * B)
     return o[..., :V].unflatten(0, (B, T)), S[..., :V, :K], M[..., :K, :K]

@@ -64,10 +64,14 @@ def prefix(x, begin, end, first, H, KK: tl.constexpr, BLOCK: tl.constexpr, N: tl
 
 
 @triton.jit
-def solve(M, u, x, out, start, size, anchor, H, K: tl.constexpr, R: tl.constexpr):
+def solve(
+    M, u, x, out, also, start, size, anchor, H,
+    K: tl.constexpr, R: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
     """A_t x_t for every token of an anchor, A_t the inverse penalty after it: reads M, u and x once, writes out.
 
-    While a token is worked on, the rows of u and x of the next are on their way. out may be x.
+    With ADD the result is added to `also`, which holds dk so far, before it is rounded. While a token is worked on, the
+    rows of u and x of the next are on their way. out may be x.
     """
     m, h = tl.program_id(0), tl.program_id(1)
     i, last = tl.arange(0, K), tl.load(anchor + m + 1) - 1
@@ -88,5 +92,8 @@ def solve(M, u, x, out, start, size, anchor, H, K: tl.constexpr, R: tl.constexpr
             w = w / tl.sqrt(1.0 + tl.sum(w * row, 0))
             A -= w[:, None] * w[None, :]
             row = next_u.to(tl.float32)
-        tl.store(out + line * K + i, times(A, column))
+        solved = times(A, column)
+        tl.store(out + line * K + i, solved)
+        if ADD:
+            tl.store(also + line * K + i, tl.load(also + line * K + i).to(tl.float32) + solved)
         line = ahead
