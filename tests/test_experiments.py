@@ -540,7 +540,9 @@ def test_provenance(copied):
         assert private not in copied
 
 
-STORED = [path for path in (results.ROOT / "book" / "results").glob("*.json") if "experiment" in results.read_json(path)]
+STORED = [
+    path for path in (results.ROOT / "book" / "results").glob("*.json") if "experiment" in results.read_json(path)
+]
 
 
 @pytest.mark.parametrize("path", sorted(STORED), ids=lambda path: path.stem)
