@@ -16,7 +16,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import triton
 import triton.language as tl
 
-from vla_teach.puzzles import check
+from vla_teach.puzzles import PUZZLES, check
 
 
 @triton.jit
@@ -64,6 +64,31 @@ def decayed_sum(p_f, p_x, p_s, T, BT: tl.constexpr):
     tl.store(p_s + o_t, b_s, mask=o_t < T)
 
 
+@triton.jit
+def inverse_step(p_A, p_u, p_out, K, stride, BK: tl.constexpr):
+    o_k = tl.arange(0, BK)
+    o, m = o_k[:, None] * stride + o_k, (o_k[:, None] < K) & (o_k < K)
+    b_A = tl.load(p_A + o, mask=m, other=0.0)
+    b_u = tl.load(p_u + o_k, mask=o_k < K, other=0.0)
+    b_w = tl.sum(b_A * b_u, axis=1)
+    b_w = b_w / tl.sqrt(1.0 + tl.sum(b_w * b_u, axis=0))
+    tl.store(p_out + o, b_A - b_w[:, None] * b_w, mask=m)
+
+
+@triton.jit
+def walk_values(p_q, p_k, p_v, p_g, p_o, T, K, stride, BV: tl.constexpr, BK: tl.constexpr):
+    o_v, o_k = tl.program_id(0) * BV + tl.arange(0, BV), tl.arange(0, BK)
+    b_S = tl.zeros([BV, BK], tl.float32)
+    for t in range(T):
+        b_q = tl.load(p_q + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_k = tl.load(p_k + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_g = tl.load(p_g + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_v = tl.load(p_v + t * stride + o_v, mask=o_v < K, other=0.0)
+        b_e = b_v - tl.sum(b_S * b_k, axis=1)
+        b_S += b_e[:, None] * b_g
+        tl.store(p_o + t * stride + o_v, tl.sum(b_S * b_q, axis=1), mask=o_v < K)
+
+
 # ---- end of the kernels
 
 
@@ -78,7 +103,7 @@ def said(name, kernel):
 def main(folder):
     """The broken copies are in folder/broken.json. Each becomes a file, since Triton reads a kernel's source."""
     source = Path(__file__).read_text().split("# ---- end of the kernels")[0]
-    out = {name: said(name, globals()[name]) for name in ("unit_rows", "write", "running_sum", "decayed_sum")}
+    out = {name: said(name, globals()[name]) for name in PUZZLES}
     out["plain function"] = said("write", lambda S, e, g, out, *sizes, **blocks: out.copy_(S + e.outer(g)))
     for i, (name, mistake, old, new, _) in enumerate(json.loads((folder / "broken.json").read_text())):
         start = source.index("def compose" if name == "decayed_sum" else f"def {name}(")

@@ -37,6 +37,18 @@ BROKEN = [
     ("decayed_sum", "no mask on the store", "b_s, mask=o_t < T", "b_s", "outside s"),
     ("decayed_sum", "a plain sum", "_, b_s = tl.associative_scan((b_f, b_x), 0, compose)", "b_s = tl.cumsum(b_x, 0)",
      "expected"),
+    ("inverse_step", "no root", "tl.sqrt(1.0 + tl.sum(b_w * b_u, axis=0))", "(1.0 + tl.sum(b_w * b_u, axis=0))",
+     "expected"),
+    ("inverse_step", "the 1 forgotten", "1.0 + tl.sum", "tl.sum", "expected"),
+    ("inverse_step", "a sign flipped", "b_A - b_w", "b_A + b_w", "expected"),
+    ("inverse_step", "no mask on the load of u", "o_k, mask=o_k < K, other=0.0", "o_k", "is NaN"),
+    ("inverse_step", "the width for the stride", "* stride", "* K", "outside out"),
+    ("walk_values", "all read the first values", "o_v, mask=o_v < K, other=0.0", "o_k, mask=o_k < K, other=0.0",
+     "raises|expected"),
+    ("walk_values", "the question before the write", "        b_S += b_e[:, None] * b_g", "        pass", "expected"),
+    ("walk_values", "only the first program", "tl.program_id(0) * BV + ", "", "o[0, 4] is never written"),
+    ("walk_values", "the gain for the key", "b_S * b_k", "b_S * b_g", "expected"),
+    ("walk_values", "no mask on the store", "axis=1), mask=o_v < K)", "axis=1))", "outside o"),
 ]  # fmt: skip
 
 WITHOUT = """
