@@ -89,6 +89,35 @@ def walk_values(p_q, p_k, p_v, p_g, p_o, T, K, stride, BV: tl.constexpr, BK: tl.
         tl.store(p_o + t * stride + o_v, tl.sum(b_S * b_q, axis=1), mask=o_v < K)
 
 
+@triton.jit
+def sweep(p_M, p_out, K, stride, BK: tl.constexpr):
+    o_k = tl.arange(0, BK)
+    o, m = o_k[:, None] * stride + o_k, (o_k[:, None] < K) & (o_k < K)
+    b_M = tl.load(p_M + o, mask=m, other=0.0)
+    for j in range(K):
+        here = o_k == j
+        row = tl.sum(tl.where(here[:, None], b_M, 0.0), axis=0)
+        p = tl.sum(tl.where(here, row, 0.0), axis=0)
+        row = tl.where(here, -1.0, row)
+        cross = here[:, None] | here
+        b_M = tl.where(cross, 0.0, b_M) - row[:, None] * row / p
+    tl.store(p_out + o, -b_M, mask=m)
+
+
+@triton.jit
+def from_anchors(p_A, p_u, p_k, p_a, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    m, o_k = tl.program_id(0), tl.arange(0, BK)
+    o, here = (m * K + o_k)[:, None] * stride + o_k, (o_k[:, None] < K) & (o_k < K)
+    b_A = tl.load(p_A + o, mask=here, other=0.0)
+    for t in range(m * BT, tl.minimum(m * BT + BT, T)):
+        b_u = tl.load(p_u + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_k = tl.load(p_k + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_w = tl.sum(b_A * b_u[:, None], axis=0)
+        b_w = b_w / tl.sqrt(1.0 + tl.sum(b_w * b_u, axis=0))
+        b_A -= b_w[:, None] * b_w
+        tl.store(p_a + t * stride + o_k, tl.sum(b_A * b_k[:, None], axis=0), mask=o_k < K)
+
+
 # ---- end of the kernels
 
 

@@ -49,6 +49,17 @@ BROKEN = [
     ("walk_values", "only the first program", "tl.program_id(0) * BV + ", "", "o[0, 4] is never written"),
     ("walk_values", "the gain for the key", "b_S * b_k", "b_S * b_g", "expected"),
     ("walk_values", "no mask on the store", "axis=1), mask=o_v < K)", "axis=1))", "outside o"),
+    ("sweep", "a step too few", "range(K)", "range(K - 1)", "expected|is NaN"),
+    ("sweep", "the sign of the end", "-b_M, mask", "b_M, mask", "expected"),
+    ("sweep", "the crossing left as it was", "tl.where(cross, 0.0, b_M)", "b_M", "expected"),
+    ("sweep", "steps of the tile, not of M", "range(K)", "range(BK)", "is NaN"),
+    ("sweep", "no -1 in the row", "tl.where(here, -1.0, row)", "tl.where(here, 0.0, row)", "expected"),
+    ("from_anchors", "solved before the step", "b_A -= b_w[:, None] * b_w", "b_A += 0.0 * b_w[:, None]", "expected"),
+    ("from_anchors", "the first anchor for all", "(m * K + o_k)", "o_k", "a[8, 0] is"),
+    ("from_anchors", "beyond the last token", "tl.minimum(m * BT + BT, T)", "m * BT + BT", "outside a"),
+    ("from_anchors", "every program from token 0", "range(m * BT, ", "range(", "expected|never written"),
+    ("from_anchors", "no mask on k", "tl.load(p_k + t * stride + o_k, mask=o_k < K, other=0.0)",
+     "tl.load(p_k + t * stride + o_k)", "is NaN"),
 ]  # fmt: skip
 
 WITHOUT = """

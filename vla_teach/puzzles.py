@@ -65,6 +65,17 @@ def walked(q, k, v, g):
     return out
 
 
+def solved_from(A, u, k, BT):
+    """A_t k_t for every token; A [n K, K] has the inverse before every BT-th token."""
+    K, out = k.shape[1], np.empty_like(k)
+    for t in range(len(k)):
+        if t % BT == 0:
+            M = np.linalg.inv(A[t // BT * K :][:K])
+        M = M + np.outer(u[t], u[t])
+        out[t] = np.linalg.solve(M, k[t])
+    return out
+
+
 PUZZLES = {
     "unit_rows": Puzzle(
         "Divide each row of k [T, K] by its length. One program takes BT rows, whole.",
@@ -120,6 +131,30 @@ PUZZLES = {
         lambda n: (cdiv(n["K"], 4),),
         lambda rng, n: {name: unit_rows(rng, n["T"], n["K"]) for name in "qkvg"},
         lambda q, k, v, g: dict(o=walked(q, k, v, g)),
+    ),
+    "sweep": Puzzle(
+        "The inverse of the symmetric M [K, K], in K steps. Step j, with r row j and p = M[j, j]: subtract r r^T / p;\n"
+        "row j and column j become r / p, and their crossing -1 / p. The last M is minus the inverse. One program.",
+        "sweep(p_M, p_out, K, stride, BK)",
+        (dict(K=1), dict(K=16), dict(K=13), dict(K=4)),
+        dict(BK=16),
+        lambda n: (1,),
+        lambda rng, n: dict(M=positive(rng, n["K"])),
+        lambda M: dict(out=np.linalg.inv(M)),
+    ),
+    "from_anchors": Puzzle(
+        "a_t = A_t k_t, with A_t by Sherman-Morrison; u, k [T, K]. Rows m K to m K + K of A are the inverse before\n"
+        "token m BT. Program m walks the BT tokens from there on, or as many as there are.",
+        "from_anchors(p_A, p_u, p_k, p_a, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=24, K=16), dict(T=13, K=11), dict(T=9, K=3)),
+        dict(BT=8, BK=16),
+        lambda n: (cdiv(n["T"], 8),),
+        lambda rng, n: dict(
+            A=np.concatenate([positive(rng, n["K"]) for _ in range(cdiv(n["T"], 8))]),
+            u=rng.normal(size=(n["T"], n["K"])),
+            k=rng.normal(size=(n["T"], n["K"])),
+        ),
+        lambda A, u, k: dict(a=solved_from(A, u, k, 8)),
     ),
 }
 
