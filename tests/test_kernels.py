@@ -214,7 +214,7 @@ def test_parts_change_nothing(R):
     wanted = right(x, cu_seqlens=bounds)
     for sizes in (dict(PART=3 * 64), dict(PART=3 * 128, ANCHOR=2, PROGRAMS=1)):
         with small_plan(**sizes):
-            assert len(plan.plan((3, 193, 125), 1, DEVICE).parts) == (4 if sizes["PART"] == 3 * 64 else 2)
+            assert len(plan.plan((3, 193, 125), 1, DEVICE).parts) == (3 if sizes["PART"] == 3 * 64 else 2)
             near(everything(x, cu_seqlens=bounds), wanted, 1e-5)
 
 
@@ -423,19 +423,27 @@ def tokens_of(tiles, sequence):
 def test_plan(lengths, H, anchor, programs, part):
     """Guards the cuts: every token in one chunk of the call and in one of the parts, in order; anchors likewise."""
     with small_plan(ANCHOR=anchor, PROGRAMS=programs, PART=part):
-        whole, parts, every = plan.plan(lengths, H, torch.device("cpu"))
+        whole, parts, keep, rows, kept = plan.plan(lengths, H, torch.device("cpu"))
     chunks = [-(-length // plan.CHUNK) for length in lengths]
-    assert len(parts) == -(-max(chunks) // every)
-    begin = 0
+    limit = max(1, part // (plan.CHUNK * H))
+    assert len(parts) <= 1 + 2 * sum(chunks) // limit
+    begin, used = 0, []
     for n, length in enumerate(lengths):
         wanted = list(range(begin, begin + length))
         assert tokens_of(whole, n) == wanted
         assert [t for one in parts for t in tokens_of(one, n)] == wanted
         begin += length
+        low, alive = whole.first[n], [p for p, one in enumerate(parts) if one.first[n + 1] > one.first[n]]
+        starts = [parts[p].first[n] for p in alive]  # the state at a part's start is kept, and no other
+        at = [whole.start.tolist().index(parts[p].start[i]) for p, i in zip(alive, starts, strict=True)]
+        assert [keep[i] for i in at] == [rows[p][n] for p in alive] and at[0] == low
+        assert (keep[low : whole.first[n + 1]] >= 0).sum() == len(alive)
+        used += [int(keep[i]) for i in at]
+    assert used == list(range(kept)) and len(rows) == len(parts)
     step = min(anchor, max(1, sum(lengths) * H // (plan.CHUNK * programs)))
     for tiles in (whole, *parts):
         assert tiles.size.max() <= plan.CHUNK
-        assert tiles is whole or tiles.first.diff().max() <= every
+        assert tiles is whole or len(tiles.start) <= limit or tiles.first.diff().max() == 1
         edges = tiles.first.tolist(), tiles.anchor.tolist(), tiles.first_anchor.tolist()
         assert all(x == sorted(x) and x[0] == 0 for x in edges)
         assert (
