@@ -16,7 +16,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import triton
 import triton.language as tl
 
-from vla_teach.puzzles import check
+from vla_teach.puzzles import PUZZLES, check
 
 
 @triton.jit
@@ -64,6 +64,34 @@ def decayed_sum(p_f, p_x, p_s, T, BT: tl.constexpr):
     tl.store(p_s + o_t, b_s, mask=o_t < T)
 
 
+@triton.jit
+def unit_gradient(p_a, p_dg, p_da, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    o_t, o_k = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BK)
+    o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+    b_a = tl.load(p_a + o, mask=m, other=0.0)
+    b_dg = tl.load(p_dg + o, mask=m, other=0.0)
+    size = tl.sqrt(tl.sum(b_a * b_a, axis=1))[:, None]
+    b_g = b_a / size
+    along = tl.sum(b_g * b_dg, axis=1)[:, None]
+    tl.store(p_da + o, (b_dg - along * b_g) / size, mask=m)
+
+
+@triton.jit
+def later(p_u, p_a, p_b, p_out, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    i, o_k = tl.arange(0, BT), tl.arange(0, BK)
+    b_N = tl.zeros([BK, BK], tl.float32)
+    for step in range(tl.cdiv(T, BT)):
+        o_t = (tl.cdiv(T, BT) - 1 - step) * BT + i
+        o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+        b_u = tl.load(p_u + o, mask=m, other=0.0)
+        b_a = tl.load(p_a + o, mask=m, other=0.0)
+        b_b = tl.load(p_b + o, mask=m, other=0.0)
+        scores = tl.where(i[:, None] <= i[None, :], tl.dot(b_u, tl.trans(b_a), input_precision="ieee"), 0.0)
+        b_out = tl.dot(scores, b_b, input_precision="ieee") + tl.dot(b_u, b_N, input_precision="ieee")
+        tl.store(p_out + o, b_out, mask=m)
+        b_N += tl.dot(tl.trans(b_a), b_b, input_precision="ieee")
+
+
 # ---- end of the kernels
 
 
@@ -78,7 +106,7 @@ def said(name, kernel):
 def main(folder):
     """The broken copies are in folder/broken.json. Each becomes a file, since Triton reads a kernel's source."""
     source = Path(__file__).read_text().split("# ---- end of the kernels")[0]
-    out = {name: said(name, globals()[name]) for name in ("unit_rows", "write", "running_sum", "decayed_sum")}
+    out = {name: said(name, globals()[name]) for name in PUZZLES}
     out["plain function"] = said("write", lambda S, e, g, out, *sizes, **blocks: out.copy_(S + e.outer(g)))
     for i, (name, mistake, old, new, _) in enumerate(json.loads((folder / "broken.json").read_text())):
         start = source.index("def compose" if name == "decayed_sum" else f"def {name}(")

@@ -37,6 +37,13 @@ BROKEN = [
     ("decayed_sum", "no mask on the store", "b_s, mask=o_t < T", "b_s", "outside s"),
     ("decayed_sum", "a plain sum", "_, b_s = tl.associative_scan((b_f, b_x), 0, compose)", "b_s = tl.cumsum(b_x, 0)",
      "expected"),
+    ("unit_gradient", "nothing taken away", "b_dg - along * b_g", "b_dg", "expected"),
+    ("unit_gradient", "not divided", "(b_dg - along * b_g) / size", "b_dg - along * b_g", "expected"),
+    ("unit_gradient", "no mask on the store", "/ size, mask=m", "/ size", "outside da"),
+    ("later", "first chunk first", "(tl.cdiv(T, BT) - 1 - step) * BT", "step * BT", "expected"),
+    ("later", "the other triangle", "i[:, None] <= i[None, :]", "i[:, None] >= i[None, :]", "expected"),
+    ("later", "itself left out", "i[:, None] <= i[None, :]", "i[:, None] < i[None, :]", "expected"),
+    ("later", "the sum on its side", "tl.dot(b_u, b_N,", "tl.dot(b_u, tl.trans(b_N),", "expected"),
 ]  # fmt: skip
 
 WITHOUT = """
