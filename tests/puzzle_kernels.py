@@ -65,6 +65,31 @@ def decayed_sum(p_f, p_x, p_s, T, BT: tl.constexpr):
 
 
 @triton.jit
+def inverse_step(p_A, p_u, p_out, K, stride, BK: tl.constexpr):
+    o_k = tl.arange(0, BK)
+    o, m = o_k[:, None] * stride + o_k, (o_k[:, None] < K) & (o_k < K)
+    b_A = tl.load(p_A + o, mask=m, other=0.0)
+    b_u = tl.load(p_u + o_k, mask=o_k < K, other=0.0)
+    b_w = tl.sum(b_A * b_u, axis=1)
+    b_w = b_w / tl.sqrt(1.0 + tl.sum(b_w * b_u, axis=0))
+    tl.store(p_out + o, b_A - b_w[:, None] * b_w, mask=m)
+
+
+@triton.jit
+def walk_values(p_q, p_k, p_v, p_g, p_o, T, K, stride, BV: tl.constexpr, BK: tl.constexpr):
+    o_v, o_k = tl.program_id(0) * BV + tl.arange(0, BV), tl.arange(0, BK)
+    b_S = tl.zeros([BV, BK], tl.float32)
+    for t in range(T):
+        b_q = tl.load(p_q + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_k = tl.load(p_k + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_g = tl.load(p_g + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_v = tl.load(p_v + t * stride + o_v, mask=o_v < K, other=0.0)
+        b_e = b_v - tl.sum(b_S * b_k, axis=1)
+        b_S += b_e[:, None] * b_g
+        tl.store(p_o + t * stride + o_v, tl.sum(b_S * b_q, axis=1), mask=o_v < K)
+
+
+@triton.jit
 def unit_gradient(p_a, p_dg, p_da, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
     o_t, o_k = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BK)
     o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)

@@ -19,10 +19,10 @@ MUTATIONS = (
     ("device=device) / check_lambda", "device=device) * check_lambda"),
     ("lambda_0=0.1, gain=", "lambda_0=0.2, gain="),
     # decoding
-    ("for x in tokens), S, A, gain)\n    return", 'for x in tokens), S, A, "unit")\n    return'),
-    ("o.squeeze(2).to(v.dtype), State(S, A)", "o.squeeze(2).to(v.dtype), State(S, state.A)"),
-    ("o.squeeze(2).to(v.dtype), State(S, A)", "o.squeeze(2).to(v.dtype), State(state.S, A)"),
-    ('("B", "H"), state)', '("B", "H"), state)[:4] + [torch.ones_like(q[..., 0])]'),
+    ("to(dtype) for x in tokens), S, A, gain)", 'to(dtype) for x in tokens), S, A, "unit")'),
+    ("o.to(v.dtype), State(S, A)\n", "o.to(v.dtype), State(S, state.A)\n"),
+    ("o.to(v.dtype), State(S, A)\n", "o.to(v.dtype), State(state.S, A)\n"),
+    ('beta, ("B", "H"), state)', 'None, ("B", "H"), state)'),
     # packing
     ("run(some, S[group], A[group])", "run(some, 0 * S[group], A[group])"),
     ("run(some, S[group], A[group])", "run(some, S[group], A[group].flip(0))"),

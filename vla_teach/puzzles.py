@@ -44,6 +44,27 @@ def decayed_sums(f, x):
     return out
 
 
+def unit_rows(rng, n, m):
+    """A random matrix [n, m] with rows of length 1."""
+    x = rng.normal(size=(n, m))
+    return x / np.sqrt(np.sum(x * x, axis=1, keepdims=True))
+
+
+def positive(rng, n):
+    """A random positive definite matrix [n, n], far from singular."""
+    x = rng.normal(size=(n, n))
+    return x @ x.T / n + np.eye(n) / 2
+
+
+def walked(q, k, v, g):
+    """o_t = S_t q_t with S_t = S_{t-1} + (v_t - S_{t-1} k_t) g_t^T from S = 0. All [T, K] -> [T, K]."""
+    S, out = np.zeros((v.shape[1], k.shape[1])), np.empty_like(v)
+    for t in range(len(k)):
+        S = S + np.outer(v[t] - S @ k[t], g[t])
+        out[t] = S @ q[t]
+    return out
+
+
 def unit_gradient(a, dg):
     """The gradient of a, where dg arrives at g = a / |a|. a, dg [T, K] -> [T, K]."""
     size = np.linalg.norm(a, axis=1, keepdims=True)
@@ -87,6 +108,25 @@ PUZZLES = {
         lambda n: (1,),
         lambda rng, n: dict(f=rng.uniform(0.5, 1, size=n["T"]), x=rng.normal(size=n["T"])),
         lambda f, x: dict(s=decayed_sums(f, x)),
+    ),
+    "inverse_step": Puzzle(
+        "One step of Sherman-Morrison: A - A u u^T A / (1 + u^T A u), A [K, K] symmetric. One program takes all of it.",
+        "inverse_step(p_A, p_u, p_out, K, stride, BK)",
+        (dict(K=1), dict(K=16), dict(K=13), dict(K=5)),
+        dict(BK=16),
+        lambda n: (1,),
+        lambda rng, n: dict(A=positive(rng, n["K"]), u=rng.normal(size=n["K"])),
+        lambda A, u: dict(out=A - np.outer(A @ u, A @ u) / (1 + u @ A @ u)),
+    ),
+    "walk_values": Puzzle(
+        "o_t = S_t q_t with S_t = S_{t-1} + (v_t - S_{t-1} k_t) g_t^T, from S = 0; all matrices are [T, K].\n"
+        "One program keeps BV rows of S, for BV of the K values, and walks all T tokens.",
+        "walk_values(p_q, p_k, p_v, p_g, p_o, T, K, stride, BV, BK)",
+        (dict(T=1, K=1), dict(T=20, K=16), dict(T=13, K=11), dict(T=7, K=3)),
+        dict(BV=4, BK=16),
+        lambda n: (cdiv(n["K"], 4),),
+        lambda rng, n: {name: unit_rows(rng, n["T"], n["K"]) for name in "qkvg"},
+        lambda q, k, v, g: dict(o=walked(q, k, v, g)),
     ),
     "unit_gradient": Puzzle(
         "g = a / |a|, row by row. From a and the gradient dg of g make the gradient da of a. A program takes BT rows.",

@@ -156,16 +156,16 @@ CONTESTANTS = dict(
         "softmax attention, FlashAttention in PyTorch", ("q", "k", "v"), load_flash, softmax_attention,
         arrange=heads_first, **PEER,
     ),
-    deltanet=Contestant("DeltaNet, chunked, fla", ("q", "k", "v", "beta"), load_deltanet, delta_rule, **PEER),
-    mesanet=Contestant(
-        f"MesaNet, chunked, {CG_STEPS} steps of conjugate gradients, fla", ("q", "k", "v", "beta", "g", "lamb"),
-        load_mesanet, least_squares, arrange=float_beta, **PEER,
-    ),
     vla_triton=Contestant("VLA in Triton", load=partial(load_vla, "triton"), **VLA),
     vla_chunk=Contestant("VLA, chunked, in PyTorch", load=partial(load_vla, "chunk"), **VLA),
     vla_token=Contestant("VLA, the paper's fused kernel", load=load_token, backward=False, **VLA),
     vla_loop=Contestant(
         "VLA, token by token in PyTorch", load=partial(load_vla, "recurrent"), fits=loop_fits, **VLA | dict(long=False)
+    ),
+    deltanet=Contestant("DeltaNet, chunked, fla", ("q", "k", "v", "beta"), load_deltanet, delta_rule, **PEER),
+    mesanet=Contestant(
+        f"MesaNet, chunked, {CG_STEPS} steps of conjugate gradients, fla", ("q", "k", "v", "beta", "g", "lamb"),
+        load_mesanet, least_squares, arrange=float_beta, **PEER,
     ),
 )  # fmt: skip
 STEPS = dict(triton=partial(load_step, "triton"), recurrent=partial(load_step, "recurrent"))

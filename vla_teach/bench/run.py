@@ -1,4 +1,4 @@
-"""One run of the benchmark: everything checked, then everything timed, kept after each measurement."""
+"""One run of the benchmark: one contestant after the other checked, then timed, kept after each measurement."""
 
 import hashlib
 import importlib.metadata
@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -62,41 +62,51 @@ class Settings:
 
 
 def bench(settings, out, device, resume=False, command="", quiet=False):
-    """Checks, then times; writes the file `out` and returns what is in it.
+    """Checks each contestant, then times it; writes the file `out` and returns what is in it.
 
     After each measurement all that is known goes to OUT.partial; with resume a run goes on from there, where settings,
-    device, versions and sources are the same: else ValueError. Checks are always made anew, on new random numbers.
+    device, versions and sources are the same: else ValueError. A contestant that was not done is checked anew.
     """
     started, device, partial = time.perf_counter(), torch.device(device), out.with_name(out.name + ".partial")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; expected a file")
     key = dict(settings=settings.described(), device=device_name(device), versions=versions(), sources=sources())
-    fresh = dict(key=key, seeds=[], rows=[], ceilings=None, seconds=0.0)
+    fresh = dict(key=key, seeds=[], done=[], checks=[], skipped={}, rows=[], ceilings=None, seconds=0.0)
     kept = read_partial(partial, key) if resume else fresh
     before, seed = kept["seconds"], secrets.randbits(32)
     kept["seeds"].append(seed)
     print(f"seed {seed}", flush=True)
     generator = torch.Generator(device).manual_seed(seed)
-    runs, steps, checks, skipped = check_all(settings, generator, quiet)
-    for line in [f"left out: {name}: {reason}" for name, reason in skipped.items()] + failures(checks):
-        print(line, file=sys.stderr)
+    kept["ceilings"] = kept["ceilings"] or ceilings(device, settings.copy_bytes, settings.matmul)
 
     def keep():
-        kept["rows"] = [row for row in kept["rows"] if (row["contestant"], row["D"]) in runs]
         kept["seconds"] = before + time.perf_counter() - started
         write_json(partial, kept)
 
-    kept["ceilings"] = kept["ceilings"] or ceilings(device, settings.copy_bytes, settings.matmul)
-    keep()
-    checked = len(checks)
-    time_all(settings, runs, kept, checks, generator, keep, quiet)
+    def tell(checks, skipped):
+        kept["checks"] += checks
+        kept["skipped"] |= skipped
+        for line in [f"left out: {name}: {reason}" for name, reason in skipped.items()] + failures(checks):
+            print(line, file=sys.stderr, flush=True)
+
+    for name, D in dict.fromkeys(job[:2] for job in settings.jobs()):
+        if [name, D] in kept["done"]:
+            continue
+        one = replace(settings, contestants=(name,), lengths={D: settings.lengths[D]}, decode=())
+        runs, _, checks, skipped = check_all(one, generator, quiet)
+        time_all(one, runs, kept, checks, generator, keep, quiet)
+        if (name, D) not in runs:
+            kept["rows"] = [row for row in kept["rows"] if (row["contestant"], row["D"]) != (name, D)]
+        tell(checks, skipped)
+        kept["done"].append([name, D])
+        keep()
+    _, steps, checks, skipped = check_all(replace(settings, contestants=()), generator, quiet)
     decode = time_steps(settings, steps, checks, generator)
-    for line in failures(checks[checked:]):
-        print(line, file=sys.stderr)
+    tell(checks, skipped)
     about = provenance(command, device, before + time.perf_counter() - started)
     about = about | dict(versions=about["versions"] | key["versions"], sources=key["sources"])
     content = dict(kind=KIND, format=FORMAT, provenance=about, settings=key["settings"], seeds=kept["seeds"])
-    content |= dict(ceilings=kept["ceilings"], checks=checks, rows=kept["rows"], decode=decode, skipped=skipped)
+    content |= {name: kept[name] for name in ("ceilings", "checks", "rows", "skipped")} | dict(decode=decode)
     write_json(out, content)
     partial.unlink(missing_ok=True)
     return content
@@ -184,6 +194,8 @@ def checks_of(settings, name, run, D, generator):
     """A list of checks: at an odd length, and at the longest that memory allows, there on one head."""
     contestant = CONTESTANTS[name]
     limit, dtype = contestant.limits[settings.dtype], getattr(torch, settings.dtype)
+    # A gradient passes through about twice as many roundings as o.
+    limits = {"o": limit, "o, recorded": limit} | {f"d{one}": 2 * limit for one in contestant.takes}
 
     def at(B, T, part):
         x = draw(B, T, settings.H, D, dtype, generator.device, generator)
@@ -191,8 +203,8 @@ def checks_of(settings, name, run, D, generator):
         return check(contestant, run, x, generator, part)
 
     def one(what, *size):
-        found = verdict(lambda: at(*size), limit)
-        return dict(contestant=name, D=D, what=what, dtype=settings.dtype, limits=dict(all=limit)) | found
+        found = verdict(lambda: at(*size), limits)
+        return dict(contestant=name, D=D, what=what, dtype=settings.dtype, limits=limits) | found
 
     B, T = settings.B + 1, contestant.check_T
     found = [one(f"B = {B}, T = {T}", B, T, lambda x: x)]

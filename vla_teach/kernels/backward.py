@@ -1,5 +1,6 @@
-"""Step 5: the gradients in closed form. The write's backward is the same walk in reverse, with key and gain exchanged;
-the solve's is one more solve, with the gradient of a in the place of k, and two linear attentions in reverse.
+"""Step 5: the gradients in closed form. The write's backward is the same walk in reverse, with key and gain exchanged
+(eq-mirror and prop-write-gradients in the book); the solve's is one more solve, with the gradient of a in the place of
+k, and two linear attentions in reverse (prop-gradients). Bytes are counted as in `write`.
 """
 
 import triton
@@ -24,7 +25,7 @@ def mirror(
     q, a, c, X, do, XG, Z, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """X^T D A and X^T D tril(Q A^T)^T dO: reads q, a, c, X and do, writes the two."""
+    """X^T D A and X^T D tril(Q A^T)^T dO: reads q, a, X and do, 4 K + 2 C + 2 V bytes, writes 2 K + 2 V."""
     chunk, h = tl.program_id(0), tl.program_id(1)
     i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
     mask = (i < tokens)[:, None]
@@ -45,7 +46,7 @@ def walk_back(
 ):  # fmt: skip
     """dS after every chunk, from the last to the first; Z becomes the gradient of V - K S^T, which is dV.
 
-    Reads q, k, do, X^T D A and Z, writes Z, dv and dS.
+    Reads q, k and X^T D A, 6 K bytes a program, and do and Z, 4 V; writes Z and dv, 4 V, and dS after every chunk.
     """
     n, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     dS = tl.load(part_slot(dS_end, n, h, H, part, K, PART, V))
@@ -74,7 +75,10 @@ def write_gradients(
     q, k, beta, a, c, do, E, Z, S_chunk, dS_chunk, dq, dk, da, dbeta, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, GAIN: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of q, beta and a, and of k as far as the write goes: reads all before dq, writes the rest."""
+    """Gradients of q, beta and a, and of k as far as the write goes.
+
+    Reads q, k, a, do, E and Z, 6 K + 6 V bytes, and two states a chunk; writes dq, dk and da, 6 K.
+    """
     chunk, h = tl.program_id(0), tl.program_id(1)
     i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
     mask = (i < tokens)[:, None]
@@ -118,7 +122,8 @@ def penalty_gradients(
 ):  # fmt: skip
     """du_s = -(sum over t >= s of b_t a_t^T + a_t b_t^T) u_s; N sums the a_t b_t^T after the anchor.
 
-    A program does C of a chunk's C R rows. Reads u, a, b and N, writes du, which may be b where a token has one row.
+    A program does C of a chunk's C R rows. Reads u, a and b, 6 K bytes, and N; writes du, 2 K, which
+    may be b where a token has one row.
     """
     m, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     total, i = tl.load(slot(N, m, h, H, K, K)), tl.arange(0, C)

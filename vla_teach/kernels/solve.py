@@ -1,7 +1,8 @@
 """Step 2: a_t = A_t k_t for all tokens, many at once.
 
 M is a running sum, so it is known at any token without a walk. At every anchor M is inverted afresh, and from there one
-program walks its few hundred tokens by Sherman-Morrison: all anchors of all heads walk at the same time. In float32.
+program walks its few hundred tokens by Sherman-Morrison (lem-sherman-morrison in the book): all anchors of all heads
+walk at the same time. In float32. Bytes are counted a token and a head, for inputs of 2 bytes a number and R = 1.
 """
 
 import triton
@@ -15,7 +16,7 @@ def row_sums(
     u, out, start, size, anchor, H,
     K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """Sum of u u^T over an anchor: reads its u once, writes [K, K]."""
+    """Sum of u u^T over an anchor: reads u, 2 K bytes, and writes [K, K] an anchor."""
     m, h = tl.program_id(0), tl.program_id(1)
     total = tl.zeros([K, K], tl.float32)
     for chunk in range(tl.load(anchor + m), tl.load(anchor + m + 1)):
@@ -33,7 +34,7 @@ def pair_sums(
     a, b, out, start, size, anchor, H,
     K: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """Sum of a b^T over an anchor: reads both once, writes [K, K]."""
+    """Sum of a b^T over an anchor: reads both, 4 K bytes, and writes [K, K] an anchor."""
     m, h = tl.program_id(0), tl.program_id(1)
     total = tl.zeros([K, K], tl.float32)
     for chunk in range(tl.load(anchor + m), tl.load(anchor + m + 1)):
@@ -68,7 +69,7 @@ def solve(
     M, u, x, out, also, start, size, anchor, H,
     K: tl.constexpr, R: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """A_t x_t for every token of an anchor, A_t the inverse penalty after it: reads M, u and x once, writes out.
+    """A_t x_t for the tokens of an anchor, A_t the inverse penalty after each: reads u and x, 4 K bytes, writes 2 K.
 
     With ADD the result is added to `also`, which holds dk so far, before it is rounded. While a token is worked on, the
     rows of u and x of the next are on their way. out may be x.

@@ -1,8 +1,9 @@
-"""Step 3: the errors and the outputs, for gains g_t = c_t a_t with c_t a number.
+"""Step 3: the errors and the outputs, for gains g_t = c_t a_t with c_t a number (prop-chunk-write in the book).
 
 In a chunk with state S before it and c on the diagonal of D, (I + stril(K A^T) D) E = V - K S^T,
 O = Q S^T + tril(Q A^T) D E, and S becomes S + E^T D A. With X the inverse of the triangle, E = X V - (X K) S^T: all
 but S is there before the walk begins. Numbers c multiply in float32. The state is kept transposed, [K, V].
+Bytes are counted a token and a head, for chunks of C tokens and 2 bytes a number; states a chunk are 2 K V / C of them.
 """
 
 import triton
@@ -38,7 +39,10 @@ def triangle(
     k, v, beta, a, c, X_out, XK, XV, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, GAIN: tl.constexpr, P: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """c, X = (I + stril(K A^T) D)^{-1}, X K and X V: reads k, v, beta and a, writes the four."""
+    """c, X = (I + stril(K A^T) D)^{-1}, X K and X V: reads k, v and a, 4 K + 2 V bytes, writes X K and X V, 2 K + 2 V.
+
+    X itself, 2 C bytes, is written for the backward pass only.
+    """
     chunk, h = tl.program_id(0), tl.program_id(1)
     i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
     mask = (i < tokens)[:, None]
@@ -64,8 +68,8 @@ def walk(
 ):  # fmt: skip
     """The only sequential part: chunk by chunk, for PART of the values of one head.
 
-    Reads a, c and X K, turns X V in E into the errors, writes the state before every chunk, and KEEPs that before
-    every `every`-th in float32, in S_keep [parts, N, H, K, V].
+    Reads a, c and X K, 4 K bytes a program, turns X V in E into the errors, 2 V bytes each way, and writes the state
+    before every chunk. KEEPs that before every `every`-th in float32, in S_keep [parts, N, H, K, V].
     """
     n, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     S = tl.load(part_slot(S_begin, n, h, H, part, K, PART, V))
@@ -99,7 +103,7 @@ def outputs(
     q, a, c, E, S_chunk, o, start, size, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """O = Q S^T + tril(Q A^T) D E: reads q, a, c, E and the states, writes o."""
+    """O = Q S^T + tril(Q A^T) D E: reads q, a and E, 4 K + 2 V bytes, and the states, writes o, 2 V."""
     chunk, h = tl.program_id(0), tl.program_id(1)
     i, begin, tokens = tl.arange(0, C), tl.load(start + chunk), tl.load(size + chunk)
     mask = (i < tokens)[:, None]
