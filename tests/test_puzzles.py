@@ -60,6 +60,13 @@ BROKEN = [
     ("from_anchors", "every program from token 0", "range(m * BT, ", "range(", "expected|never written"),
     ("from_anchors", "no mask on k", "tl.load(p_k + t * stride + o_k, mask=o_k < K, other=0.0)",
      "tl.load(p_k + t * stride + o_k)", "is NaN"),
+    ("unit_gradient", "nothing taken away", "b_dg - along * b_g", "b_dg", "expected"),
+    ("unit_gradient", "not divided", "(b_dg - along * b_g) / size", "b_dg - along * b_g", "expected"),
+    ("unit_gradient", "no mask on the store", "/ size, mask=m", "/ size", "outside da"),
+    ("later", "first chunk first", "(tl.cdiv(T, BT) - 1 - step) * BT", "step * BT", "expected"),
+    ("later", "the other triangle", "i[:, None] <= i[None, :]", "i[:, None] >= i[None, :]", "expected"),
+    ("later", "itself left out", "i[:, None] <= i[None, :]", "i[:, None] < i[None, :]", "expected"),
+    ("later", "the sum on its side", "tl.dot(b_u, b_N,", "tl.dot(b_u, tl.trans(b_N),", "expected"),
 ]  # fmt: skip
 
 WITHOUT = """
