@@ -146,6 +146,32 @@ def later(p_u, p_a, p_b, p_out, T, K, stride, BT: tl.constexpr, BK: tl.constexpr
         b_N += tl.dot(tl.trans(b_a), b_b, input_precision="ieee")
 
 
+@triton.jit
+def triangle(p_W, p_X, C, stride, BC: tl.constexpr):
+    o_c = tl.arange(0, BC)
+    o, m = o_c[:, None] * stride + o_c, (o_c[:, None] < C) & (o_c < C)
+    b_X = tl.where(o_c[:, None] == o_c, 1.0, 0.0)
+    b_N = tl.load(p_W + o, mask=m & (o_c[:, None] > o_c), other=0.0)
+    for j in range(1, C):
+        here = o_c[:, None] == j
+        row = tl.sum(tl.where(here, b_N, 0.0), axis=0)
+        new = tl.sum(row[:, None] * b_X, axis=0)
+        b_X -= tl.where(here, new, 0.0)
+    tl.store(p_X + o, b_X, mask=m)
+
+
+@triton.jit
+def inside(p_q, p_a, p_e, p_o, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    o_t, o_k = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BK)
+    o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+    b_q = tl.load(p_q + o, mask=m, other=0.0)
+    b_a = tl.load(p_a + o, mask=m, other=0.0)
+    b_e = tl.load(p_e + o, mask=m, other=0.0)
+    scores = tl.dot(b_q, tl.trans(b_a), input_precision="ieee")
+    scores = tl.where(o_t[:, None] >= o_t, scores, 0.0)
+    tl.store(p_o + o, tl.dot(scores, b_e, input_precision="ieee"), mask=m)
+
+
 # ---- end of the kernels
 
 

@@ -67,6 +67,17 @@ BROKEN = [
     ("later", "the other triangle", "i[:, None] <= i[None, :]", "i[:, None] >= i[None, :]", "expected"),
     ("later", "itself left out", "i[:, None] <= i[None, :]", "i[:, None] < i[None, :]", "expected"),
     ("later", "the sum on its side", "tl.dot(b_u, b_N,", "tl.dot(b_u, tl.trans(b_N),", "expected"),
+    ("triangle", "the diagonal taken too", "o_c[:, None] > o_c", "o_c[:, None] >= o_c", "expected"),
+    ("triangle", "the part above", "o_c[:, None] > o_c", "o_c[:, None] < o_c", "expected"),
+    ("triangle", "a sign flipped", "b_X -= tl", "b_X += tl", "expected"),
+    ("triangle", "one product", "row[:, None] * b_X", "row[:, None] * tl.where(o_c[:, None] == o_c, 1.0, 0.0)",
+     "expected"),
+    ("triangle", "no mask on the store", "b_X, mask=m)", "b_X)", "outside X"),
+    ("inside", "the future seen", "o_t[:, None] >= o_t", "o_t[:, None] <= o_t", "expected"),
+    ("inside", "itself left out", "o_t[:, None] >= o_t", "o_t[:, None] > o_t", "expected"),
+    ("inside", "not transposed", "tl.trans(b_a)", "b_a", "expected"),
+    ("inside", "only the first chunk", "tl.program_id(0) * BT + ", "", "never written"),
+    ("inside", "no mask on the errors", "tl.load(p_e + o, mask=m, other=0.0)", "tl.load(p_e + o)", "is NaN"),
 ]  # fmt: skip
 
 WITHOUT = """

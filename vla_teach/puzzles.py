@@ -83,6 +83,13 @@ def unit_gradient(a, dg):
     return (dg - g * np.sum(g * dg, axis=1, keepdims=True)) / size
 
 
+def inside(q, a, e, BT):
+    """The sum of (q_t . a_s) e_s over s <= t in the chunk of BT tokens that t is in."""
+    t = np.arange(len(q))
+    near = (t[:, None] >= t) & (t[:, None] // BT == t // BT)
+    return np.where(near, q @ a.T, 0) @ e
+
+
 PUZZLES = {
     "unit_rows": Puzzle(
         "Divide each row of k [T, K] by its length. One program takes BT rows, whole.",
@@ -180,6 +187,26 @@ PUZZLES = {
         lambda n: (1,),
         lambda rng, n: {x: rng.normal(size=(n["T"], n["K"])) / 4 for x in ("u", "a", "b")},
         lambda u, a, b: dict(out=np.triu(u @ a.T) @ b),
+    ),
+    "triangle": Puzzle(
+        "X = (I + N)^{-1}, N the part of W [C, C] strictly below its diagonal; the rest of W means nothing.\n"
+        "One program takes all of it, one row of X after the other.",
+        "triangle(p_W, p_X, C, stride, BC)",
+        (dict(C=1), dict(C=16), dict(C=13), dict(C=4)),
+        dict(BC=16),
+        lambda n: (1,),
+        lambda rng, n: dict(W=rng.uniform(-1, 1, size=(n["C"], n["C"]))),
+        lambda W: dict(X=np.linalg.inv(np.eye(len(W)) + np.tril(W, -1))),
+    ),
+    "inside": Puzzle(
+        "o_t = sum over s <= t in the same chunk of (q_t . a_s) e_s; all matrices are [T, K].\n"
+        "One program takes a chunk of BT tokens, with two products of tiles.",
+        "inside(p_q, p_a, p_e, p_o, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=32, K=16), dict(T=45, K=13), dict(T=19, K=5)),
+        dict(BT=16, BK=16),
+        lambda n: (cdiv(n["T"], 16),),
+        lambda rng, n: {name: rng.normal(size=(n["T"], n["K"])) for name in "qae"},
+        lambda q, a, e: dict(o=inside(q, a, e, 16)),
     ),
 }
 
