@@ -119,6 +119,34 @@ def from_anchors(p_A, p_u, p_k, p_a, T, K, stride, BT: tl.constexpr, BK: tl.cons
 
 
 @triton.jit
+def unit_gradient(p_a, p_dg, p_da, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    o_t, o_k = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BK)
+    o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+    b_a = tl.load(p_a + o, mask=m, other=0.0)
+    b_dg = tl.load(p_dg + o, mask=m, other=0.0)
+    size = tl.sqrt(tl.sum(b_a * b_a, axis=1))[:, None]
+    b_g = b_a / size
+    along = tl.sum(b_g * b_dg, axis=1)[:, None]
+    tl.store(p_da + o, (b_dg - along * b_g) / size, mask=m)
+
+
+@triton.jit
+def later(p_u, p_a, p_b, p_out, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    i, o_k = tl.arange(0, BT), tl.arange(0, BK)
+    b_N = tl.zeros([BK, BK], tl.float32)
+    for step in range(tl.cdiv(T, BT)):
+        o_t = (tl.cdiv(T, BT) - 1 - step) * BT + i
+        o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+        b_u = tl.load(p_u + o, mask=m, other=0.0)
+        b_a = tl.load(p_a + o, mask=m, other=0.0)
+        b_b = tl.load(p_b + o, mask=m, other=0.0)
+        scores = tl.where(i[:, None] <= i[None, :], tl.dot(b_u, tl.trans(b_a), input_precision="ieee"), 0.0)
+        b_out = tl.dot(scores, b_b, input_precision="ieee") + tl.dot(b_u, b_N, input_precision="ieee")
+        tl.store(p_out + o, b_out, mask=m)
+        b_N += tl.dot(tl.trans(b_a), b_b, input_precision="ieee")
+
+
+@triton.jit
 def triangle(p_W, p_X, C, stride, BC: tl.constexpr):
     o_c = tl.arange(0, BC)
     o, m = o_c[:, None] * stride + o_c, (o_c[:, None] < C) & (o_c < C)

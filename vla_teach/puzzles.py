@@ -76,6 +76,13 @@ def solved_from(A, u, k, BT):
     return out
 
 
+def unit_gradient(a, dg):
+    """The gradient of a, where dg arrives at g = a / |a|. a, dg [T, K] -> [T, K]."""
+    size = np.linalg.norm(a, axis=1, keepdims=True)
+    g = a / size
+    return (dg - g * np.sum(g * dg, axis=1, keepdims=True)) / size
+
+
 def inside(q, a, e, BT):
     """The sum of (q_t . a_s) e_s over s <= t in the chunk of BT tokens that t is in."""
     t = np.arange(len(q))
@@ -162,6 +169,24 @@ PUZZLES = {
             k=rng.normal(size=(n["T"], n["K"])),
         ),
         lambda A, u, k: dict(a=solved_from(A, u, k, 8)),
+    ),
+    "unit_gradient": Puzzle(
+        "g = a / |a|, row by row. From a and the gradient dg of g make the gradient da of a. A program takes BT rows.",
+        "unit_gradient(p_a, p_dg, p_da, T, K, stride, BT, BK)",
+        (dict(T=1, K=16), dict(T=8, K=16), dict(T=13, K=11), dict(T=3, K=15)),
+        dict(BT=8, BK=16),
+        lambda n: (cdiv(n["T"], 8),),
+        lambda rng, n: dict(a=rng.normal(size=(n["T"], n["K"])), dg=rng.normal(size=(n["T"], n["K"]))),
+        lambda a, dg: dict(da=unit_gradient(a, dg)),
+    ),
+    "later": Puzzle(
+        "Row s of the output is the sum over t >= s of (u_s . a_t) b_t. One program does all, last chunk first.",
+        "later(p_u, p_a, p_b, p_out, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=16, K=16), dict(T=45, K=11), dict(T=33, K=16)),
+        dict(BT=16, BK=16),
+        lambda n: (1,),
+        lambda rng, n: {x: rng.normal(size=(n["T"], n["K"])) / 4 for x in ("u", "a", "b")},
+        lambda u, a, b: dict(out=np.triu(u @ a.T) @ b),
     ),
     "triangle": Puzzle(
         "X = (I + N)^{-1}, N the part of W [C, C] strictly below its diagonal; the rest of W means nothing.\n"
