@@ -172,6 +172,28 @@ def inside(p_q, p_a, p_e, p_o, T, K, stride, BT: tl.constexpr, BK: tl.constexpr)
     tl.store(p_o + o, tl.dot(scores, b_e, input_precision="ieee"), mask=m)
 
 
+@triton.jit
+def split(p_x, p_hi, p_lo, T, BT: tl.constexpr):
+    o_t = tl.program_id(0) * BT + tl.arange(0, BT)
+    b_x = tl.load(p_x + o_t, mask=o_t < T, other=0.0)
+    bits = b_x.to(tl.int32, bitcast=True)
+    bits = (bits + 4096) & -8192
+    b_hi = bits.to(tl.float32, bitcast=True)
+    tl.store(p_hi + o_t, b_hi, mask=o_t < T)
+    tl.store(p_lo + o_t, b_x - b_hi, mask=o_t < T)
+
+
+@triton.jit
+def refine(p_M, p_X, p_b, p_out, K, stride, BK: tl.constexpr):
+    i = tl.arange(0, BK)
+    o, m = i[:, None] * stride + i, (i[:, None] < K) & (i < K)
+    b_M, b_X = tl.load(p_M + o, mask=m, other=0.0), tl.load(p_X + o, mask=m, other=0.0)
+    b_b = tl.load(p_b + i, mask=i < K, other=0.0)
+    b_x = tl.sum(b_X * b_b[None, :], axis=1)
+    b_r = b_b - tl.sum(b_M * b_x[None, :], axis=1)
+    tl.store(p_out + i, b_x + tl.sum(b_X * b_r[None, :], axis=1), mask=i < K)
+
+
 # ---- end of the kernels
 
 

@@ -78,6 +78,12 @@ BROKEN = [
     ("inside", "not transposed", "tl.trans(b_a)", "b_a", "expected"),
     ("inside", "only the first chunk", "tl.program_id(0) * BT + ", "", "never written"),
     ("inside", "no mask on the errors", "tl.load(p_e + o, mask=m, other=0.0)", "tl.load(p_e + o)", "is NaN"),
+    ("split", "cut off, not rounded", "bits + 4096", "bits", "expected"),
+    ("split", "a digit too many", "(bits + 4096) & -8192", "(bits + 2048) & -4096", "expected"),
+    ("split", "x for the rest", "b_x - b_hi, mask", "b_x, mask", "expected"),
+    ("refine", "not refined", "b_x + tl.sum(b_X * b_r[None, :], axis=1)", "b_x", "expected"),
+    ("refine", "the residual's sign", "b_b - tl.sum", "b_b + tl.sum", "expected"),
+    ("refine", "no mask on the load", "tl.load(p_M + o, mask=m, other=0.0)", "tl.load(p_M + o)", "NaN"),
 ]  # fmt: skip
 
 WITHOUT = """

@@ -90,6 +90,19 @@ def inside(q, a, e, BT):
     return np.where(near, q @ a.T, 0) @ e
 
 
+def rounded(x, digits):
+    """x with so many binary digits of fraction, rounded to the nearest."""
+    step = 2.0 ** (np.floor(np.log2(np.abs(x))) - digits)
+    return np.round(x / step) * step
+
+
+def near_inverse(rng, K):
+    """M [K, K], symmetric positive definite, X that is its inverse to about a per cent, and b [K]."""
+    M = positive(rng, K)
+    X = np.linalg.inv(M)
+    return dict(M=M, X=X * (1 + 0.03 * rng.normal(size=X.shape)), b=rng.normal(size=K))
+
+
 PUZZLES = {
     "unit_rows": Puzzle(
         "Divide each row of k [T, K] by its length. One program takes BT rows, whole.",
@@ -207,6 +220,24 @@ PUZZLES = {
         lambda n: (cdiv(n["T"], 16),),
         lambda rng, n: {name: rng.normal(size=(n["T"], n["K"])) for name in "qae"},
         lambda q, a, e: dict(o=inside(q, a, e, 16)),
+    ),
+    "split": Puzzle(
+        "hi is x rounded to 10 binary digits of fraction, to the nearest; lo is the rest. A program takes BT numbers.",
+        "split(p_x, p_hi, p_lo, T, BT)",
+        (dict(T=1), dict(T=64), dict(T=150), dict(T=100)),
+        dict(BT=64),
+        lambda n: (cdiv(n["T"], 64),),
+        lambda rng, n: dict(x=rng.normal(size=n["T"]) * 2.0 ** rng.integers(-4, 5, size=n["T"])),
+        lambda x: dict(hi=rounded(x, 10), lo=x - rounded(x, 10)),
+    ),
+    "refine": Puzzle(
+        "X is nearly the inverse of M [K, K]. Solve M x = b: x = X b, then add X (b - M x) to it. One program does it.",
+        "refine(p_M, p_X, p_b, p_out, K, stride, BK)",
+        (dict(K=1), dict(K=16), dict(K=11), dict(K=7)),
+        dict(BK=16),
+        lambda n: (1,),
+        lambda rng, n: near_inverse(rng, n["K"]),
+        lambda M, X, b: dict(out=X @ b + X @ (b - M @ X @ b)),
     ),
 }
 
