@@ -158,16 +158,16 @@ def same(got, wanted):
 
 
 def check_kernels(plan=plan, run=run):
-    """Results and gradients of all gains: several chunks, anchors and parts, packed sequences, states given or not."""
+    """Results and gradients: a short call first; then several chunks, anchors, parts and sequences, all gains."""
+    with small_plan(plan, run, CHUNK=2 * C if C < 64 else C):
+        x = stream(40, H=1)
+        near(everything(x), right(x), 1e-5)
     with small_plan(plan, run, CHUNK=C, ANCHOR=2, PROGRAMS=1, PART=2 * 2 * C):
         for gain, R in zip(GAINS, (2, 1, 1), strict=True):
             x = stream(2 * C + 8, gain=gain, R=R, H=1)
             del x["lambda_0"]
             x, options = x | states(2, 32, 64, H=1), dict(gain=gain, cu_seqlens=torch.tensor([0, 3, 2 * C + 8]))
             near(everything(x, **options), right(x, **options), 1e-5)
-    with small_plan(plan, run, CHUNK=2 * C if C < 64 else C):
-        x = stream(40, H=1)
-        near(everything(x), right(x), 1e-5)
 
 
 def check_steps(token=token):
