@@ -17,6 +17,7 @@ from vla_teach.ops import State, vla, vla_step
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
+C = 64 if GPU else 16  # tokens a chunk, where a test needs many chunks
 SEED = int(os.environ.get("VLA_SEED", time_ns() % 10**6))
 
 
@@ -36,7 +37,7 @@ with interpreter():
 
 @contextmanager
 def small_plan(plan=plan, run=run, **sizes):
-    """Chunks, anchors and parts of other sizes than the plan's own: CHUNK=32, ANCHOR=2, PART=64 and the like."""
+    """Chunks, anchors and parts of other sizes than the plan's own: CHUNK=16, ANCHOR=2 and the like."""
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
             patch.setattr(plan, name, size)
@@ -158,25 +159,28 @@ def same(got, wanted):
 
 def check_kernels(plan=plan, run=run):
     """Results and gradients of all gains: several chunks, anchors and parts, packed sequences, states given or not."""
-    bounds = torch.tensor([0, 5, 55, 87])
-    with small_plan(plan, run, CHUNK=32, ANCHOR=2, PROGRAMS=1, PART=192):
+    with small_plan(plan, run, CHUNK=C, ANCHOR=2, PROGRAMS=1, PART=2 * 2 * C):
         for gain, R in zip(GAINS, (2, 1, 1), strict=True):
-            x = stream(87, gain=gain, R=R, H=1)
-            packed = {name: a for name, a in x.items() if name != "lambda_0"} | states(3, 32, 64, H=1)
-            for given, options in ((packed, dict(cu_seqlens=bounds)), (x, {})):
-                near(everything(given, gain=gain, **options), right(given, gain=gain, **options), 1e-5)
+            x = stream(2 * C + 8, gain=gain, R=R, H=1)
+            del x["lambda_0"]
+            x, options = x | states(2, 32, 64, H=1), dict(gain=gain, cu_seqlens=torch.tensor([0, 3, 2 * C + 8]))
+            near(everything(x, **options), right(x, **options), 1e-5)
+    with small_plan(plan, run, CHUNK=2 * C if C < 64 else C):
+        x = stream(40, H=1)
+        near(everything(x), right(x), 1e-5)
 
 
-def check_steps():
-    """Decoding from nothing, all gains."""
+def check_steps(token=token):
+    """The token kernel from an empty memory, and decoding from a state, for all gains."""
     for gain in GAINS:
-        x, state = stream(3, gain=gain, R=2), None
-        (_, _, H, K), V, lambda_0 = x["k"].shape, x["v"].shape[3], x.pop("lambda_0")
-        wanted, last = vla(**double(x), lambda_0=lambda_0.double(), gain=gain, output_final_state=True, backend="chunk")
+        x = stream(3, gain=gain, R=2)
+        (_, T, H, K), V, lambda_0 = x["k"].shape, x["v"].shape[3], x.pop("lambda_0")
+        options = dict(gain=gain, output_final_state=True, backend="recurrent")
+        o, last = vla(**double(x), lambda_0=lambda_0.double(), **options)
+        near(dict(o=token.vla_token(**x, lambda_0=lambda_0, gain=gain)), dict(o=o), 1e-5)
         A = torch.eye(K, device=DEVICE) / lambda_0[:, None, None]
         state, outputs = State(A.new_zeros(1, H, V, K), A[None]), []
-        for t in range(3):
-            o, state = vla_step(**{name: a[:, t] for name, a in x.items()}, state=state, gain=gain, backend="triton")
-            outputs.append(o)
-        got = dict(o=torch.stack(outputs, 1), S=state.S, A=state.A)
-        near(got, dict(o=wanted, S=last.S, A=last.A), 1e-5)
+        for t in range(T):
+            o_t, state = vla_step(**{name: a[:, t] for name, a in x.items()}, state=state, gain=gain, backend="triton")
+            outputs.append(o_t)
+        near(dict(o=torch.stack(outputs, 1), S=state.S, A=state.A), dict(o=o, S=last.S, A=last.A), 1e-5)

@@ -90,6 +90,35 @@ def walk_values(p_q, p_k, p_v, p_g, p_o, T, K, stride, BV: tl.constexpr, BK: tl.
 
 
 @triton.jit
+def sweep(p_M, p_out, K, stride, BK: tl.constexpr):
+    o_k = tl.arange(0, BK)
+    o, m = o_k[:, None] * stride + o_k, (o_k[:, None] < K) & (o_k < K)
+    b_M = tl.load(p_M + o, mask=m, other=0.0)
+    for j in range(K):
+        here = o_k == j
+        row = tl.sum(tl.where(here[:, None], b_M, 0.0), axis=0)
+        p = tl.sum(tl.where(here, row, 0.0), axis=0)
+        row = tl.where(here, -1.0, row)
+        cross = here[:, None] | here
+        b_M = tl.where(cross, 0.0, b_M) - row[:, None] * row / p
+    tl.store(p_out + o, -b_M, mask=m)
+
+
+@triton.jit
+def from_anchors(p_A, p_u, p_k, p_a, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    m, o_k = tl.program_id(0), tl.arange(0, BK)
+    o, here = (m * K + o_k)[:, None] * stride + o_k, (o_k[:, None] < K) & (o_k < K)
+    b_A = tl.load(p_A + o, mask=here, other=0.0)
+    for t in range(m * BT, tl.minimum(m * BT + BT, T)):
+        b_u = tl.load(p_u + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_k = tl.load(p_k + t * stride + o_k, mask=o_k < K, other=0.0)
+        b_w = tl.sum(b_A * b_u[:, None], axis=0)
+        b_w = b_w / tl.sqrt(1.0 + tl.sum(b_w * b_u, axis=0))
+        b_A -= b_w[:, None] * b_w
+        tl.store(p_a + t * stride + o_k, tl.sum(b_A * b_k[:, None], axis=0), mask=o_k < K)
+
+
+@triton.jit
 def unit_gradient(p_a, p_dg, p_da, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
     o_t, o_k = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BK)
     o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
@@ -115,6 +144,32 @@ def later(p_u, p_a, p_b, p_out, T, K, stride, BT: tl.constexpr, BK: tl.constexpr
         b_out = tl.dot(scores, b_b, input_precision="ieee") + tl.dot(b_u, b_N, input_precision="ieee")
         tl.store(p_out + o, b_out, mask=m)
         b_N += tl.dot(tl.trans(b_a), b_b, input_precision="ieee")
+
+
+@triton.jit
+def triangle(p_W, p_X, C, stride, BC: tl.constexpr):
+    o_c = tl.arange(0, BC)
+    o, m = o_c[:, None] * stride + o_c, (o_c[:, None] < C) & (o_c < C)
+    b_X = tl.where(o_c[:, None] == o_c, 1.0, 0.0)
+    b_N = tl.load(p_W + o, mask=m & (o_c[:, None] > o_c), other=0.0)
+    for j in range(1, C):
+        here = o_c[:, None] == j
+        row = tl.sum(tl.where(here, b_N, 0.0), axis=0)
+        new = tl.sum(row[:, None] * b_X, axis=0)
+        b_X -= tl.where(here, new, 0.0)
+    tl.store(p_X + o, b_X, mask=m)
+
+
+@triton.jit
+def inside(p_q, p_a, p_e, p_o, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    o_t, o_k = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BK)
+    o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+    b_q = tl.load(p_q + o, mask=m, other=0.0)
+    b_a = tl.load(p_a + o, mask=m, other=0.0)
+    b_e = tl.load(p_e + o, mask=m, other=0.0)
+    scores = tl.dot(b_q, tl.trans(b_a), input_precision="ieee")
+    scores = tl.where(o_t[:, None] >= o_t, scores, 0.0)
+    tl.store(p_o + o, tl.dot(scores, b_e, input_precision="ieee"), mask=m)
 
 
 @triton.jit

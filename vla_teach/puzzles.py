@@ -66,11 +66,29 @@ def walked(q, k, v, g):
     return out
 
 
+def solved_from(A, u, k, BT):
+    """A_t k_t for every token; A [n K, K] has the inverse before every BT-th token."""
+    K, out = k.shape[1], np.empty_like(k)
+    for t in range(len(k)):
+        if t % BT == 0:
+            M = np.linalg.inv(A[t // BT * K :][:K])
+        M = M + np.outer(u[t], u[t])
+        out[t] = np.linalg.solve(M, k[t])
+    return out
+
+
 def unit_gradient(a, dg):
     """The gradient of a, where dg arrives at g = a / |a|. a, dg [T, K] -> [T, K]."""
     size = np.linalg.norm(a, axis=1, keepdims=True)
     g = a / size
     return (dg - g * np.sum(g * dg, axis=1, keepdims=True)) / size
+
+
+def inside(q, a, e, BT):
+    """The sum of (q_t . a_s) e_s over s <= t in the chunk of BT tokens that t is in."""
+    t = np.arange(len(q))
+    near = (t[:, None] >= t) & (t[:, None] // BT == t // BT)
+    return np.where(near, q @ a.T, 0) @ e
 
 
 def rounded(x, digits):
@@ -159,6 +177,30 @@ PUZZLES = {
         lambda rng, n: {name: unit_rows(rng, n["T"], n["K"]) for name in "qkvg"},
         lambda q, k, v, g: dict(o=walked(q, k, v, g)),
     ),
+    "sweep": Puzzle(
+        "The inverse of the symmetric M [K, K], in K steps. Step j, with r row j and p = M[j, j]: subtract r r^T / p;\n"
+        "row j and column j become r / p, and their crossing -1 / p. The last M is minus the inverse. One program.",
+        "sweep(p_M, p_out, K, stride, BK)",
+        (dict(K=1), dict(K=16), dict(K=13), dict(K=4)),
+        dict(BK=16),
+        lambda n: (1,),
+        lambda rng, n: dict(M=positive(rng, n["K"])),
+        lambda M: dict(out=np.linalg.inv(M)),
+    ),
+    "from_anchors": Puzzle(
+        "a_t = A_t k_t, with A_t by Sherman-Morrison; u, k [T, K]. Rows m K to m K + K of A are the inverse before\n"
+        "token m BT. Program m walks the BT tokens from there on, or as many as there are.",
+        "from_anchors(p_A, p_u, p_k, p_a, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=24, K=16), dict(T=13, K=11), dict(T=9, K=3)),
+        dict(BT=8, BK=16),
+        lambda n: (cdiv(n["T"], 8),),
+        lambda rng, n: dict(
+            A=np.concatenate([positive(rng, n["K"]) for _ in range(cdiv(n["T"], 8))]),
+            u=rng.normal(size=(n["T"], n["K"])),
+            k=rng.normal(size=(n["T"], n["K"])),
+        ),
+        lambda A, u, k: dict(a=solved_from(A, u, k, 8)),
+    ),
     "unit_gradient": Puzzle(
         "g = a / |a|, row by row. From a and the gradient dg of g make the gradient da of a. A program takes BT rows.",
         "unit_gradient(p_a, p_dg, p_da, T, K, stride, BT, BK)",
@@ -176,6 +218,26 @@ PUZZLES = {
         lambda n: (1,),
         lambda rng, n: {x: rng.normal(size=(n["T"], n["K"])) / 4 for x in ("u", "a", "b")},
         lambda u, a, b: dict(out=np.triu(u @ a.T) @ b),
+    ),
+    "triangle": Puzzle(
+        "X = (I + N)^{-1}, N the part of W [C, C] strictly below its diagonal; the rest of W means nothing.\n"
+        "One program takes all of it, one row of X after the other.",
+        "triangle(p_W, p_X, C, stride, BC)",
+        (dict(C=1), dict(C=16), dict(C=13), dict(C=4)),
+        dict(BC=16),
+        lambda n: (1,),
+        lambda rng, n: dict(W=rng.uniform(-1, 1, size=(n["C"], n["C"]))),
+        lambda W: dict(X=np.linalg.inv(np.eye(len(W)) + np.tril(W, -1))),
+    ),
+    "inside": Puzzle(
+        "o_t = sum over s <= t in the same chunk of (q_t . a_s) e_s; all matrices are [T, K].\n"
+        "One program takes a chunk of BT tokens, with two products of tiles.",
+        "inside(p_q, p_a, p_e, p_o, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=32, K=16), dict(T=45, K=13), dict(T=19, K=5)),
+        dict(BT=16, BK=16),
+        lambda n: (cdiv(n["T"], 16),),
+        lambda rng, n: {name: rng.normal(size=(n["T"], n["K"])) for name in "qae"},
+        lambda q, a, e: dict(o=inside(q, a, e, 16)),
     ),
     "split": Puzzle(
         "hi is x rounded to 10 binary digits of fraction, to the nearest; lo is the rest. A program takes BT numbers.",

@@ -41,12 +41,13 @@ def mirror(
 
 @triton.jit
 def walk_back(
-    q, k, do, XG, Z, dv, dS_end, dS_begin, dS_chunk, start, size, first, H,
+    q, k, do, XG, Z, dv, dS_end, dS_chunk, start, size, first, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, PART: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """dS after every chunk, from the last to the first; Z becomes the gradient of V - K S^T, which is dV.
 
     Reads q, k and X^T D A, 6 K bytes a program, and do and Z, 4 V; writes Z and dv, 4 V, and dS after every chunk.
+    What comes out at the start stands where dS_end was: it is that of the part before.
     """
     n, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     dS = tl.load(part_slot(dS_end, n, h, H, part, K, PART, V))
@@ -67,7 +68,7 @@ def walk_back(
         Q = tl.load(token_tile(q, begin, h, H, C, K), mask, 0.0).to(rows.dtype)
         keys = tl.load(token_tile(k, begin, h, H, C, K), mask, 0.0).to(rows.dtype)
         dS += dot(tl.trans(Q), dO, P) - fine_dot_right(tl.trans(keys), z, P)
-    tl.store(part_slot(dS_begin, n, h, H, part, K, PART, V), dS)
+    tl.store(part_slot(dS_end, n, h, H, part, K, PART, V), dS)
 
 
 @triton.jit

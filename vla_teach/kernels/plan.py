@@ -6,6 +6,7 @@ the parts' starts, so that memory grows with T as the inputs do.
 """
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -27,21 +28,47 @@ class Tiles(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The Tiles of a call, and those of its parts, each of which has `every` chunks of a sequence at most."""
+    """The Tiles of a call and of its parts, and where the states at the parts' starts are kept."""
 
     whole: Tiles
     parts: list
-    every: int
+    keep: torch.Tensor  # [n]  the row in which the state before a chunk of the whole is kept, or -1
+    rows: list  # a part: [N], the row with the state at its start; 0 for a sequence that has no chunk in it
+    kept: int  # rows
 
 
 @lru_cache(maxsize=32)
 def plan(lengths, H, device):
     """The Plan for sequences of these lengths (a tuple) that lie end to end, with H heads each."""
-    longest = -(-max(lengths) // CHUNK)
-    every = min(longest, max(1, PART // (CHUNK * H * len(lengths))))
+    chunks = [-(-length // CHUNK) for length in lengths]
     step = min(ANCHOR, max(1, sum(lengths) * H // (CHUNK * PROGRAMS)))
-    parts = [tiles(lengths, begin, begin + every, step, device) for begin in range(0, longest, every)]
-    return Plan(tiles(lengths, 0, longest, step, device), parts, every)
+    cuts = part_starts(chunks, max(1, PART // (CHUNK * H)))
+    parts = [tiles(lengths, begin, end, step, device) for begin, end in pairwise([*cuts, max(chunks)])]
+    keep, rows, kept = [], [[0] * len(chunks) for _ in cuts], 0
+    for n, count in enumerate(chunks):
+        at = [-1] * count
+        for part, cut in enumerate(cuts):
+            if cut < count:
+                at[cut] = rows[part][n] = kept
+                kept += 1
+        keep += at
+    whole = tiles(lengths, 0, max(chunks), step, device)
+    return Plan(whole, parts, numbers(keep, device), [numbers(x, device) for x in rows], kept)
+
+
+def part_starts(chunks, limit):
+    """Where parts start, as a chunk's place in its sequence, so that a part has about `limit` chunks of all together.
+
+    chunks: of each sequence. A part takes the chunks of every sequence between two such places.
+    """
+    cuts, filled = [0], 0
+    for place in range(max(chunks)):
+        alive = sum(count > place for count in chunks)
+        if filled and filled + alive > limit:
+            cuts.append(place)
+            filled = 0
+        filled += alive
+    return cuts
 
 
 def tiles(lengths, begin, end, step, device):
@@ -57,5 +84,8 @@ def tiles(lengths, begin, end, step, device):
         first_anchor.append(len(anchor))
         token += length
     anchor.append(len(start))
-    lists = (start, size, first, anchor, first_anchor)
-    return Tiles(*(torch.tensor(x, dtype=torch.int32, device=device) for x in lists))
+    return Tiles(*(numbers(x, device) for x in (start, size, first, anchor, first_anchor)))
+
+
+def numbers(x, device):
+    return torch.tensor(x, dtype=torch.int32, device=device)

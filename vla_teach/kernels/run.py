@@ -87,15 +87,18 @@ def triangles(tiles, k, v, beta, a, c, gain, P, backward=False):
     return X, XK, XV
 
 
-def walk(tiles, a, c, XK, XV, S, P, keep=None, every=1):
-    """Turns XV into the errors. Returns the state before every chunk, and that after the last."""
-    (n, H, _, K), V, N, end = XK.shape, XV.shape[3], len(S), torch.empty_like(S)
-    states = a.new_empty(n, H, K, V)
+def walk(tiles, a, c, XK, XV, states, rows, P, keep=None):
+    """Turns XV into the errors. Returns the state before every chunk, and that after the last if `keep` is given.
+
+    states: kept ones, of which the walk of a sequence begins with that in its row; keep: see `plan`, to fill the rest.
+    """
+    (n, H, _, K), V, N = XK.shape, XV.shape[3], len(rows)
+    S, end = a.new_empty(n, H, K, V), states.new_empty(N if keep is not None else 0, H, K, V)
     write.walk[N, H, V // VALUES](
-        a, c, XK, XV, S, end, states, keep, tiles.start, tiles.size, tiles.first, every, N, H, K, V, CHUNK, VALUES,
+        a, c, XK, XV, states, rows, end, S, keep, tiles.start, tiles.size, tiles.first, H, K, V, CHUNK, VALUES,
         keep is not None, P, **launch("walk", a.dtype, K, V),
     )  # fmt: skip
-    return states, end
+    return S, end
 
 
 class VLA(torch.autograd.Function):
@@ -109,49 +112,49 @@ class VLA(torch.autograd.Function):
         q, k, v, u, beta, M = (x.contiguous() for x in (q, k, v, u, beta, M))
         dtype, P = precision(q, k, v, u)
         H, K, V = *k.shape[1:], v.shape[2]
-        whole, parts, every = plan(lengths, H, k.device)
+        whole, _, keep, rows, kept = plan(lengths, H, k.device)
         sums, M_end = penalties(whole, u, M, dtype, P)
         a, c = solve(whole, sums, u, k, torch.empty_like(k, dtype=dtype)), torch.empty_like(beta, dtype=torch.float32)
         del sums
         _, XK, E = triangles(whole, k, v, beta, a, c, gain, P)
-        keep = S.new_empty(len(parts), *S.mT.shape)
-        states, S_end = walk(whole, a, c, XK, E, S.mT.contiguous(), P, keep, every)
+        begins = S.new_empty(kept, H, K, V)
+        begins[rows[0].long()] = S.mT
+        states, S_end = walk(whole, a, c, XK, E, begins, rows[0], P, keep)
         del XK
         o = torch.empty_like(v)
         write.outputs[len(whole.start), H](
             q, a, c, E, states, o, whole.start, whole.size, H, K, V, CHUNK, P, **launch("outputs", dtype, K, V)
         )
-        ctx.save_for_backward(q, k, v, u, beta, M, a, c, keep)
+        ctx.save_for_backward(q, k, v, u, beta, M, a, c, begins)
         ctx.gain, ctx.lengths = gain, lengths
         return o, S_end.mT, M_end
 
     @staticmethod
     @once_differentiable
     def backward(ctx, do, dS, dM):
-        q, k, v, u, beta, M, a, c, keep = ctx.saved_tensors
+        q, k, v, u, beta, M, a, c, begins = ctx.saved_tensors
         gain, (dtype, P), (H, K), V, R = ctx.gain, precision(q, k, v, u), k.shape[1:], v.shape[2], u.shape[2]
-        do, dS, N = do.contiguous(), dS.mT.contiguous(), -dM.contiguous()
-        whole, parts, _ = plan(ctx.lengths, H, k.device)
+        do, dS, N = do.contiguous(), dS.mT.clone(memory_format=torch.contiguous_format), -dM.contiguous()
+        whole, parts, _, rows, _ = plan(ctx.lengths, H, k.device)
         dq, dk, dv, dbeta, du = (torch.empty_like(x) for x in (q, k, v, beta, u))
         # The gradient of a, then b = A_t da_t, then du share their memory where they fit: each chunk of one is read
         # before that of the next is written.
         da = du.view_as(a) if R == 1 and u.dtype == dtype else torch.empty_like(a)
         fixed = dict(K=K, V=V, C=CHUNK, P=P)
-        for part, S in zip(reversed(parts), reversed(keep), strict=True):
-            n, where, end = len(part.start), (part.start, part.size), torch.empty_like(dS)
+        for part, begin in zip(reversed(parts), reversed(rows), strict=True):
+            n, where = len(part.start), (part.start, part.size)
             X, XK, E = triangles(part, k, v, beta, a, c, gain, P, True)
-            states, _ = walk(part, a, c, XK, E, S, P)
+            states, _ = walk(part, a, c, XK, E, begins, begin, P)
             XG, Z, later = XK, torch.empty_like(E), torch.empty_like(states)  # X K has served
             back.mirror[n, H](q, a, c, X, do, XG, Z, *where, H, **fixed, **launch("mirror", dtype, K, V))
             back.walk_back[len(dS), H, V // VALUES](
-                q, k, do, XG, Z, dv, dS, end, later, *where, part.first, H, **fixed, PART=VALUES,
+                q, k, do, XG, Z, dv, dS, later, *where, part.first, H, **fixed, PART=VALUES,
                 **launch("walk_back", dtype, K, V),
             )  # fmt: skip
             back.write_gradients[n, H](
                 q, k, beta, a, c, do, E, Z, states, later, dq, dk, da, dbeta, *where, H, **fixed, GAIN=gain,
                 **launch("write_gradients", dtype, K, V),
             )  # fmt: skip
-            dS = end
             del X, XK, E, states, XG, Z, later
         sums, _ = penalties(whole, u, M, dtype, P)
         b, m, where = solve(whole, sums, u, da, da, dk), len(sums), (whole.start, whole.size, whole.anchor)

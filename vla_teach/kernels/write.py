@@ -63,21 +63,24 @@ def triangle(
 
 @triton.jit
 def walk(
-    a, c, XK, E, S_begin, S_end, S_chunk, S_keep, start, size, first, every, N, H,
+    a, c, XK, E, S_keep, begin_row, S_end, S_chunk, keep, start, size, first, H,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, PART: tl.constexpr, KEEP: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """The only sequential part: chunk by chunk, for PART of the values of one head.
 
     Reads a, c and X K, 4 K bytes a program, turns X V in E into the errors, 2 V bytes each way, and writes the state
-    before every chunk. KEEPs that before every `every`-th in float32, in S_keep [parts, N, H, K, V].
+    before every chunk. It begins with row begin_row[n] of S_keep. KEEP: that before a chunk also goes, in float32, to
+    row keep[chunk] of it, unless this is -1, and the last to S_end.
     """
     n, h, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    S = tl.load(part_slot(S_begin, n, h, H, part, K, PART, V))
+    S = tl.load(part_slot(S_keep, tl.load(begin_row + n), h, H, part, K, PART, V))
     i, low, high = tl.arange(0, C), tl.load(first + n), tl.load(first + n + 1)
     token_0, token_1 = span(start, size, low, high)
     for chunk in range(low, high):
-        if KEEP and (chunk - low) % every == 0:
-            tl.store(part_slot(S_keep, (chunk - low) // every * N + n, h, H, part, K, PART, V), S)
+        if KEEP:
+            row = tl.load(keep + chunk)
+            if row >= 0:
+                tl.store(part_slot(S_keep, row, h, H, part, K, PART, V), S)
         begin = token_0 + (chunk - low) * C
         mask = i < token_1 - begin
         rows, at = tl.load(slot(XK, chunk, h, H, C, K)), part_slot(E, chunk, h, H, part, C, PART, V)
@@ -88,7 +91,8 @@ def walk(
         error = error * tl.load(token_column(c, begin, h, H, C), mask, 0.0)[:, None]
         A = tl.load(token_tile(a, begin, h, H, C, K), mask[:, None], 0.0)
         S += fine_dot_right(tl.trans(A), error, P)
-    tl.store(part_slot(S_end, n, h, H, part, K, PART, V), S)
+    if KEEP:
+        tl.store(part_slot(S_end, n, h, H, part, K, PART, V), S)
 
 
 @triton.jit
