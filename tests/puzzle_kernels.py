@@ -194,6 +194,37 @@ def refine(p_M, p_X, p_b, p_out, K, stride, BK: tl.constexpr):
     tl.store(p_out + i, b_x + tl.sum(b_X * b_r[None, :], axis=1), mask=i < K)
 
 
+@triton.jit
+def packed_sums(p_x, p_begin, p_out, T, N, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    n, o_k = tl.program_id(0), tl.arange(0, BK)
+    begin, end = tl.load(p_begin + n).to(tl.int32), tl.load(p_begin + n + 1).to(tl.int32)
+    total = tl.zeros([BK], tl.float32)
+    for first in range(begin, end, BT):
+        o_t = first + tl.arange(0, BT)
+        m = (o_t[:, None] < end) & (o_k < K)
+        total += tl.sum(tl.load(p_x + o_t[:, None] * stride + o_k, mask=m, other=0.0), axis=0)
+    tl.store(p_out + n * stride + o_k, total, mask=o_k < K)
+
+
+@triton.jit
+def cached(p_q, p_k, p_v, p_o, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    o_k = tl.arange(0, BK)
+    b_q = tl.load(p_q + o_k, mask=o_k < K, other=0.0)
+    largest, total, b_o = -1e30, 0.0, tl.zeros([BK], tl.float32)
+    for first in range(0, T, BT):
+        o_t = first + tl.arange(0, BT)
+        o, m = o_t[:, None] * stride + o_k, (o_t[:, None] < T) & (o_k < K)
+        b_k = tl.load(p_k + o, mask=m, other=0.0)
+        b_v = tl.load(p_v + o, mask=m, other=0.0)
+        score = tl.where(o_t < T, tl.sum(b_k * b_q[None, :], axis=1), -1e30)
+        new = tl.maximum(largest, tl.max(score, axis=0))
+        old, p = tl.exp(largest - new), tl.exp(score - new)
+        total = total * old + tl.sum(p, axis=0)
+        b_o = b_o * old + tl.sum(p[:, None] * b_v, axis=0)
+        largest = new
+    tl.store(p_o + o_k, b_o / total, mask=o_k < K)
+
+
 # ---- end of the kernels
 
 

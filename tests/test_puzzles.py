@@ -84,6 +84,13 @@ BROKEN = [
     ("refine", "not refined", "b_x + tl.sum(b_X * b_r[None, :], axis=1)", "b_x", "expected"),
     ("refine", "the residual's sign", "b_b - tl.sum", "b_b + tl.sum", "expected"),
     ("refine", "no mask on the load", "tl.load(p_M + o, mask=m, other=0.0)", "tl.load(p_M + o)", "NaN"),
+    ("packed_sums", "into the next sequence", "o_t[:, None] < end", "o_t[:, None] < T", "expected"),
+    ("packed_sums", "one tile only", "range(begin, end, BT)", "range(begin, begin + BT, BT)", "expected"),
+    ("packed_sums", "no mask on the store", "total, mask=o_k < K", "total", "outside out"),
+    ("cached", "the old sums not scaled", "total * old", "total", "expected"),
+    ("cached", "no largest", "tl.exp(largest - new), tl.exp(score - new)", "1.0, tl.exp(score)", "NaN|expected"),
+    ("cached", "zeros beyond the end", "axis=1), -1e30)", "axis=1), 0.0)", "expected"),
+    ("cached", "not divided", "b_o / total", "b_o", "expected"),
 ]  # fmt: skip
 
 WITHOUT = """

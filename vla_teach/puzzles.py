@@ -6,6 +6,7 @@ a kernel needs the stride that it is given. Needs PyTorch and Triton; without a 
 is imported, and its interpreter runs the kernel on the CPU.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -101,6 +102,23 @@ def near_inverse(rng, K):
     M = positive(rng, K)
     X = np.linalg.inv(M)
     return dict(M=M, X=X * (1 + 0.03 * rng.normal(size=X.shape)), b=rng.normal(size=K))
+
+
+def cuts(rng, T, N):
+    """Where N sequences begin that fill T rows, and T: whole numbers [N + 1]; some may be empty."""
+    return np.array([0, *np.sort(rng.integers(0, T + 1, size=N - 1)), T])
+
+
+def cache(rng, T, K):
+    """q [K], k and v [T, K]; k q grows slowly from 100, or from -100 for odd T: no number for a bare exponential."""
+    q, k, v = rng.normal(size=K), rng.normal(size=(T, K)) / 2, rng.normal(size=(T, K))
+    return dict(q=q, k=k + np.outer(100 * (-1) ** T + np.arange(T) / 8, q / (q @ q)), v=v)
+
+
+def softmax(x):
+    """exp(x) over its sum. [T] -> [T]."""
+    p = np.exp(x - x.max())
+    return p / p.sum()
 
 
 PUZZLES = {
@@ -238,6 +256,24 @@ PUZZLES = {
         lambda n: (1,),
         lambda rng, n: near_inverse(rng, n["K"]),
         lambda M, X, b: dict(out=X @ b + X @ (b - M @ X @ b)),
+    ),
+    "packed_sums": Puzzle(
+        "Row n of the output is the sum of rows begin[n] to begin[n + 1] - 1 of x [T, K]: one sequence, one program.",
+        "packed_sums(p_x, p_begin, p_out, T, N, K, stride, BT, BK)",
+        (dict(T=1, N=1, K=1), dict(T=32, N=2, K=16), dict(T=45, N=4, K=11), dict(T=40, N=7, K=5)),
+        dict(BT=8, BK=16),
+        lambda n: (n["N"],),
+        lambda rng, n: dict(x=rng.normal(size=(n["T"], n["K"])), begin=cuts(rng, n["T"], n["N"])),
+        lambda x, begin: dict(out=np.stack([x[int(i) : int(j)].sum(0) for i, j in pairwise(begin)])),
+    ),
+    "cached": Puzzle(
+        "One token of softmax attention: p = softmax(k q) over the rows of k [T, K], o = sum of p_t v_t. One program.",
+        "cached(p_q, p_k, p_v, p_o, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=16, K=16), dict(T=45, K=11), dict(T=33, K=16)),
+        dict(BT=16, BK=16),
+        lambda n: (1,),
+        lambda rng, n: cache(rng, n["T"], n["K"]),
+        lambda q, k, v: dict(o=softmax(k @ q) @ v),
     ),
 }
 
