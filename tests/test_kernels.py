@@ -212,28 +212,20 @@ def test_packed_sequences_equal_single_ones():
     bounds = [0, *(sum(lengths[: i + 1]) for i in range(len(lengths)))]
     x = stream(bounds[-1], 32, 16, H=1)
     del x["lambda_0"]
-    start = states(len(lengths), 32, 16, H=1)
+    x |= states(len(lengths), 32, 16, H=1)
     with small_plan(CHUNK=C):
-        got = everything(x | start, cu_seqlens=torch.tensor(bounds))
-    pieces = cut(x, *bounds[1:-1])
-    weight = weights(got["o"]), weights(got["S"]), weights(got["A"])
-    for i, piece in enumerate(pieces):
-        part = {name: a[i : i + 1] for name, a in start.items()}
-        leaves = {name: a.detach().requires_grad_() for name, a in (piece | part).items()}
-        tokens = {name: leaves[name] for name in piece}
-        o, state = vla(
-            **tokens, initial_state=State(leaves["S"], leaves["A"]), backend="triton", output_final_state=True
-        )
-        parts = (weight[0][:, bounds[i] : bounds[i + 1]], weight[1][i : i + 1], weight[2][i : i + 1])
-        total = sum((a * w).sum() for a, w in zip((o, *state), parts, strict=True))
-        grads = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
-        near(
-            {"o": got["o"][:, bounds[i] : bounds[i + 1]], "S": got["S"][i : i + 1], "A": got["A"][i : i + 1]}
-            | {f"d{name}": got[f"d{name}"][:, bounds[i] : bounds[i + 1]] for name in piece}
-            | {f"d{name}": got[f"d{name}"][i : i + 1] for name in part},
-            dict(o=o, S=state.S, A=state.A) | {f"d{name}": a for name, a in grads.items()},
-            1e-5,
-        )
+        packed = everything(x, cu_seqlens=torch.tensor(bounds))
+    leaves = {name: a.requires_grad_() for name, a in x.items()}
+    starts = [State(leaves["S"][i : i + 1], leaves["A"][i : i + 1]) for i in range(len(lengths))]
+    singles = [
+        vla(**piece, initial_state=start, output_final_state=True, backend="triton")
+        for piece, start in zip(cut(leaves, *bounds[1:-1]), starts, strict=True)
+    ]
+    results = dict(o=torch.cat([o for o, _ in singles], 1))
+    results |= {part: torch.cat([getattr(state, part) for _, state in singles]) for part in "SA"}
+    total = sum((a * weights(a)).sum() for a in results.values())
+    grads = torch.autograd.grad(total, list(leaves.values()))
+    near(packed, results | {f"d{name}": grad for name, grad in zip(x, grads, strict=True)}, 1e-5)
 
 
 @gains
