@@ -25,7 +25,7 @@ MUTATIONS = (  # file, source, mistake
     ("write", "N = tl.where(i[:, None] > i", "N = tl.where(i[:, None] >= i"),
     ("write", "scale *= gain_scale", "scale = gain_scale"),
     ("write", "tl.load(at).to(tl.float32) - dot(rows", "tl.load(at).to(tl.float32) + dot(rows"),
-    ("write", "(chunk - low) // every * N + n", "(chunk - low) // every * N"),
+    ("write", "row = tl.load(keep + chunk)", "row = tl.load(keep + low)"),
     ("write", "scores = tl.where(i[:, None] >= i", "scores = tl.where(i[:, None] > i"),
     # the gradients
     ("backward", "tl.where(i[:, None] <= i[None, :], dot(A", "tl.where(i[:, None] < i[None, :], dot(A"),
@@ -37,7 +37,7 @@ MUTATIONS = (  # file, source, mistake
     ("backward", "dK -= (b * along * s)[:, None]", "dK -= (along * s)[:, None]"),
     ("backward", "after = i[None, :] >= token", "after = i[None, :] > token"),
     ("backward", "        total += dot(tl.trans(x), y, P)\n", ""),
-    ("run", "            dS = end\n", ""),
+    ("backward", "    tl.store(part_slot(dS_end, n, h, H, part, K, PART, V), dS)\n", ""),
     ("run", "reverse=True)", "reverse=False)"),
     ("run", "dS.mT, -(N + N.mT) / 2", "dS.mT, (N + N.mT) / 2"),
     # token by token
