@@ -479,7 +479,7 @@ def check_reader(module):
     lines = [line.split() for line in text.splitlines()]
     assert ["T", "flash", "vla_triton", "vla_loop"] in lines
     assert ["1024", "1", "2", "(2.0)", "400"] in lines and ["4096", "16", "8", "(2.0)"] in lines
-    assert f"below flash from T = {expected:.0f}, 200 times the loop at T = 1024, 25 % of the floor" in text
+    assert f"below softmax from T = {expected:.0f}, 200 times the loop at T = 1024, 25 % of the floor" in text
     assert "one token, D = 64, B = 1: recurrent 500.0 µs, as a graph 250.0" in text
     assert "out of memory" in text and "left out: deltanet: no fla" in text
     assert "FAILED: mesanet, D = 64, x: o None" in text
@@ -643,7 +643,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(__main__, "bench", bench)
     out = tmp_path / "x.json"
     assert __main__.main(["--out", str(out), "--quick", "--table"]) == 1
-    assert "below flash" in capsys.readouterr().out
+    assert "below softmax" in capsys.readouterr().out
     command = "python -m vla_teach.bench --quick --table"
     assert seen[0] == (Settings({64: (1024, 4096, 16384)}, decode=(1,)), out, "cuda", False, command)
     words = "--D 128 --T 99 7 --B 2 --H 3 --dtype float32 --contestants vla_loop flash --seconds 3 --resume".split()

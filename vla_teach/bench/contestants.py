@@ -12,6 +12,7 @@ from vla_teach.ops import vla, vla_step
 
 LAMBDA_0, GAIN = 0.1, "unit"
 CG_STEPS = 30
+SOFTMAX = ("flash", "cudnn")  # the kernels of the one rule that all others are to beat
 FORWARD, BOTH = PASSES = "forward", "forward+backward"
 
 
@@ -82,12 +83,12 @@ def loop_fits(T, passes):
 # ---- kernels of others ------------------------------------------------------------------------------------------
 
 
-def load_flash():
-    def flash(q, k, v):
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+def load_softmax(backend):
+    def attention(q, k, v):
+        with sdpa_kernel(backend):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-    return flash
+    return attention
 
 
 def load_deltanet():
@@ -153,8 +154,12 @@ VLA = dict(
 PEER = dict(limits=dict(bfloat16=2e-2, float16=2e-2), check_T=300)
 CONTESTANTS = dict(
     flash=Contestant(
-        "softmax attention, FlashAttention in PyTorch", ("q", "k", "v"), load_flash, softmax_attention,
-        arrange=heads_first, **PEER,
+        "softmax attention, FlashAttention in PyTorch", ("q", "k", "v"),
+        partial(load_softmax, SDPBackend.FLASH_ATTENTION), softmax_attention, arrange=heads_first, **PEER,
+    ),
+    cudnn=Contestant(
+        "softmax attention, cuDNN's kernel in PyTorch", ("q", "k", "v"),
+        partial(load_softmax, SDPBackend.CUDNN_ATTENTION), softmax_attention, arrange=heads_first, **PEER,
     ),
     vla_triton=Contestant("VLA in Triton", load=partial(load_vla, "triton"), **VLA),
     vla_chunk=Contestant("VLA, chunked, in PyTorch", load=partial(load_vla, "chunk"), **VLA),

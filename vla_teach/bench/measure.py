@@ -138,10 +138,10 @@ def measure(contestant, run, sizes, passes, generator, seconds):
     own = total_bytes(sets[0][0].values())
     turn = own if sets[0][1] is None else own + total_bytes([sets[0][1]])
     peak, samples = peak_bytes(lambda: timed(call, 1, device), turn, device)
-    n = repetitions(samples[0] / 1e3, seconds)
     if samples[0] / 1e3 < seconds:  # otherwise the one sample is all there is time for
         sets += [inputs() for _ in range(turns(turn, device) - 1)]
-        timed(call, min(n, 10), device)
+        warm = timed(call, repetitions(samples[0] / 1e3, seconds / 10, least=10), device)
+        n = repetitions(statistics.median(warm) / 1e3, seconds)
         samples = timed(call, n, device)
         check_finite(call(n))
     return spread(samples) | dict(peak_bytes=peak, inputs_bytes=own, input_sets=len(sets))
