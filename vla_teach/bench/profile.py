@@ -35,7 +35,15 @@ COUNTERS = dict(
     occupancy="sm__warps_active.avg.pct_of_peak_sustained_active",
 )
 STALL = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"  # warps that wait for this, an instruction
-STALLS = ("barrier", "long_scoreboard", "short_scoreboard", "wait", "math_pipe_throttle", "mio_throttle", "not_selected")
+STALLS = (
+    "barrier",
+    "long_scoreboard",
+    "short_scoreboard",
+    "wait",
+    "math_pipe_throttle",
+    "mio_throttle",
+    "not_selected",
+)
 
 
 def main(words=None):
