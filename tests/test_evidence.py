@@ -5,7 +5,6 @@ from types import ModuleType
 
 import pytest
 
-
 from vla_teach import evidence
 from vla_teach.evidence import __main__ as command
 from vla_teach.evidence import run
