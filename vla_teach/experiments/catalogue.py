@@ -10,6 +10,8 @@ RATES = (1e-3, 3e-3, 1e-2)
 BASELINES = ("softmax", "linear", "delta", "gated_delta", "mesa")
 CONTROLS = ("vla_off", "vla_key", "vla_published")  # always there: no penalty; u = k; the paper to the letter
 FAIR = (*BASELINES, "vla", "vla_interpolate", *CONTROLS)
+RELATED = (*FAIR, "vla_relation", "softmax_related", "delta_related", "vla_related")
+WIDE = (*FAIR, "vla_gated", "vla_key_gated")  # DeltaNet has a write gate; here VLA has one, too
 
 
 def variants(key_width):
@@ -23,9 +25,11 @@ def variants(key_width):
         "vla_off": dict(penalty=None),
         # u has a factor 1/sqrt(K), which makes lambda_0 act K times as strongly; here it acts as 0.1.
         "vla_key": dict(penalty="key", lambda_0=0.1 / key_width),
+        "vla_key_gated": dict(penalty="key", lambda_0=0.1 / key_width, write_gate="lambda"),
         "vla_relation": dict(penalty="relation"),
     }
     same = {label: dict(layer=label) for label in (*BASELINES, "vla_published")}
+    same["vla_published_off"] = dict(layer="vla_published", layer_options=dict(penalty=None))
     every = same | {label: dict(layer="vla", layer_options=options) for label, options in vla.items()}
     # The task's relation as one more input, for a fair comparison with the penalty that is given it.
     return every | {f"{label}_related": every[label] | dict(related=True) for label in ("softmax", "delta", "vla")}
@@ -38,6 +42,7 @@ class Settings:
     task: Task
     labels: tuple = FAIR  # keys of `variants`
     model: dict = field(default_factory=lambda: dict(width=64, depth=2, heads=2))  # for every model; see TaskModel
+    shell: dict = field(default_factory=dict)  # options of every model's layers, whatever their memory
     batch: int = 64
     steps: int = 3000
     every: int = 100  # steps from one look at the validation set to the next
@@ -57,7 +62,11 @@ class Settings:
     def variants(self):
         """{label: what sets it apart} of the models to run."""
         known = variants(self.model["width"] // self.model["heads"])
-        return {label: known[label] for label in self.labels}
+        options = {label: known[label].get("layer_options", {}) | self.shell for label in self.labels}
+        return {
+            label: known[label] | (dict(layer_options=options[label]) if options[label] else {})
+            for label in self.labels
+        }
 
     def described(self):
         """As plain data for JSON, tasks by name and fields."""
@@ -66,7 +75,8 @@ class Settings:
             return dict(name=type(one).__name__, **asdict(one))
 
         tests = {name: task(one) for name, one in self.tests.items()}
-        return asdict(replace(self, task=None, tests={})) | dict(task=task(self.task), tests=tests)
+        plain = asdict(replace(self, task=None, tests={})) | dict(task=task(self.task), tests=tests)
+        return {name: value for name, value in plain.items() if name != "shell" or value}
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,17 @@ def sizes(gpu, cpu, smoke):
 
 SMALL = dict(width=32, depth=1, heads=2)
 MEAN = dict(width=64, depth=2, heads=2, pooling="mean")
-CPU = dict(model=SMALL, batch=32, steps=600, every=50, rates=(3e-3, 1e-2, 3e-2), more_rates={}, seeds=3, held_out=300)
+CPU = dict(
+    labels=FAIR,
+    model=SMALL,
+    batch=32,
+    steps=600,
+    every=50,
+    rates=(3e-3, 1e-2, 3e-2),
+    more_rates={},
+    seeds=3,
+    held_out=300,
+)
 REGRESSION = TASKS["in-context regression"]
 TINY_REGRESSION = replace(REGRESSION, pairs=4, K=4, V=2)
 PICTURE = Pathfinder(size=16, dashes=3, distractors=1, distractor_dashes=2, seed_distance=4.0)
@@ -100,7 +120,7 @@ CATALOGUE = {
     "copy": Experiment(
         "Repeat 32 symbols after a separator.",
         sizes(
-            Settings(Copy(n=32, shown=True), tests={"n = 64": Copy(n=64, shown=True)}),
+            Settings(Copy(n=32, shown=True), labels=WIDE, tests={"n = 64": Copy(n=64, shown=True)}),
             dict(CPU, task=Copy(n=12, symbols=16, shown=True), tests={"n = 24": Copy(n=24, symbols=16, shown=True)}),
             dict(task=Copy(n=3, symbols=4, shown=True), tests={"n = 6": Copy(n=6, symbols=4, shown=True)}),
         ),
@@ -109,7 +129,10 @@ CATALOGUE = {
     "delayed_recall": Experiment(
         "One pair, noise, the key again: which value? Trained at one delay, tested at longer ones.",
         sizes(
-            Settings(DelayedRecall(100), tests={f"delay = {n}": DelayedRecall(n) for n in (10, 1000, 10_000)}),
+            Settings(
+                DelayedRecall(100), labels=WIDE,
+                tests={f"delay = {n}": DelayedRecall(n) for n in (10, 1000, 10_000)},
+            ),
             dict(CPU, task=DelayedRecall(20, keys=16), tests={"delay = 200": DelayedRecall(200, keys=16)}),
             dict(task=DelayedRecall(4, keys=4), tests={"delay = 8": DelayedRecall(8, keys=4)}),
         ),
@@ -119,24 +142,43 @@ CATALOGUE = {
         "Many pairs, every key once more: which value? By Zoology's rules.",
         sizes(
             Settings(
-                replace(TASKS["mqar"], pairs=(4, 8, 16, 32, 64)),
-                steps=10_000, every=250, tests={f"{n} pairs": replace(TASKS["mqar"], length=512, pairs=n)
-                                                for n in (4, 8, 16, 32, 64, 128)},
+                replace(TASKS["mqar"], pairs=(4, 8, 16, 32, 64), vocab=1024),
+                # Not the paper to the letter, whose nudge makes it a loop over tokens: see mqar_published.
+                labels=tuple(label for label in WIDE if label != "vla_published"),
+                tests={f"{n} pairs": replace(TASKS["mqar"], length=512, pairs=n, vocab=1024)
+                       for n in (4, 8, 16, 32, 64, 128)},
             ),
             dict(CPU, task=replace(TASKS["mqar"], length=48, pairs=8, vocab=128), tests={}),
             dict(task=replace(TASKS["mqar"], length=12, pairs=2, vocab=16)),
         ),
         7,
     ),
+    "mqar_published": Experiment(
+        "The same as the paper ran it: no model has a convolution, one learning rate. Not a fair comparison.",
+        sizes(
+            Settings(
+                replace(TASKS["mqar"], length=64, pairs=8, vocab=1024), shell=dict(conv=0), rates=(3e-4,),
+                more_rates={}, labels=("softmax", "linear", "delta", "vla_published", "vla_published_off"),
+                model=dict(width=128, depth=2, heads=4),
+                tests={f"{n} pairs": replace(TASKS["mqar"], length=128, pairs=n, vocab=1024) for n in (16, 24, 32)},
+            ),
+            dict(model=SMALL, batch=32, steps=600, every=50, seeds=3, held_out=300, tests={},
+                 task=replace(TASKS["mqar"], length=24, pairs=4, vocab=64)),
+            dict(task=replace(TASKS["mqar"], length=12, pairs=2, vocab=16), rates=(3e-4,)),
+        ),
+        6,
+    ),
     "mqar_stacked": Experiment(
         "Key and value in one token, one layer: the memory rule alone.",
         sizes(
             Settings(
-                StackedMQAR(pairs=32), model=dict(width=64, depth=1, heads=2), steps=5000, every=250,
-                tests={f"{n} pairs": StackedMQAR(pairs=n) for n in (8, 16, 64, 128)},
+                # No convolution: pairs come in any order, and the published layer has none.
+                StackedMQAR(pairs=32, vocab=1024), labels=WIDE, shell=dict(conv=0),
+                model=dict(width=64, depth=1, heads=2),
+                tests={f"{n} pairs": StackedMQAR(pairs=n, vocab=1024) for n in (8, 16, 64, 128)},
             ),
             dict(
-                CPU, task=StackedMQAR(pairs=16, vocab=128), steps=1000, patience=20,
+                CPU, task=StackedMQAR(pairs=16, vocab=128), steps=1000, patience=20, shell={},
                 tests={"32 pairs": StackedMQAR(pairs=32, vocab=128)},
             ),
             dict(task=StackedMQAR(pairs=3, vocab=16), tests={}),
@@ -146,7 +188,7 @@ CATALOGUE = {
     "regression": Experiment(
         "Linear regression in context, keys of condition 100: the next value, before it is shown.",
         sizes(
-            Settings(REGRESSION, tests={"condition 1": replace(REGRESSION, condition=1.0)}),
+            Settings(REGRESSION, labels=WIDE, tests={"condition 1": replace(REGRESSION, condition=1.0)}),
             dict(CPU, task=replace(REGRESSION, pairs=16, K=8, V=4), tests={}),
             dict(task=TINY_REGRESSION, tests={"condition 1": replace(TINY_REGRESSION, condition=1.0)}),
         ),
@@ -155,7 +197,7 @@ CATALOGUE = {
     "regression_1": Experiment(
         "The same with keys of condition 1, where any memory should do.",
         sizes(
-            Settings(replace(REGRESSION, condition=1.0), tests={"condition 100": REGRESSION}),
+            Settings(replace(REGRESSION, condition=1.0), labels=WIDE, tests={"condition 100": REGRESSION}),
             dict(CPU, task=replace(REGRESSION, condition=1.0, pairs=16, K=8, V=4), tests={}),
             dict(task=replace(TINY_REGRESSION, condition=1.0)),
         ),
@@ -166,9 +208,9 @@ CATALOGUE = {
         sizes(
             Settings(
                 TASKS["relations"],
-                labels=(*FAIR, "vla_relation", "softmax_related", "delta_related", "vla_related"),
+                labels=RELATED,
             ),
-            dict(CPU, task=replace(TASKS["relations"], entities=24)),
+            dict(CPU, task=replace(TASKS["relations"], entities=24), labels=RELATED),
             dict(task=replace(TASKS["relations"], facts=2, entities=8)),
         ),
         4,
@@ -197,7 +239,7 @@ CATALOGUE = {
     "digits": Experiment(
         "Scikit-learn's handwritten digits, a pixel at a time.",
         sizes(
-            Settings(TASKS["digits"], model=MEAN, steps=2000, every=50, patience=20),
+            Settings(TASKS["digits"], labels=WIDE, model=MEAN, steps=2000, every=50, patience=20),
             dict(CPU, model=SMALL | dict(pooling="mean"), steps=500, patience=20, held_out=500),
             {},
         ),
