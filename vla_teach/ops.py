@@ -22,7 +22,14 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from vla_teach.checks import check_gain
-from vla_teach.tensor_checks import check_lambda, check_sequences, check_state, check_state_numbers, check_tokens
+from vla_teach.tensor_checks import (
+    check_lambda,
+    check_sequences,
+    check_state,
+    check_state_numbers,
+    check_tokens,
+    looked_at,
+)
 
 CHUNK = 64  # tokens a chunk
 
@@ -307,7 +314,7 @@ def rows_over(L, x):
 def cholesky(M):
     """The lower triangular L with M = L L^T. Where there is none: ValueError, or NaN on a GPU (see `vla`)."""
     L, info = torch.linalg.cholesky_ex(M)
-    if L.device.type != "cpu":
+    if not looked_at(L):
         return L.masked_fill((info > 0)[..., None, None], torch.nan)
     if info.any():
         words = f"lambda_0 is too small for {M.dtype} and these u: the penalty is not positive definite to rounding"

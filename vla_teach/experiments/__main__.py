@@ -26,6 +26,13 @@ def main(words=None):
     run.add_argument("--seeds", type=whole, help="how many at the best rate, in the place of the size's own")
     run.add_argument("--models", nargs="+", metavar="LABEL", help="these and no others; `show` names the usual ones")
     run.add_argument("--jobs", type=whole, default=1, help="training runs at a time, each in a process of its own")
+    run.add_argument(
+        "--together",
+        type=whole,
+        default=1,
+        help="runs of one model that a process trains at once, as one "
+        "stack: for a GPU, which small models leave idle; a stack that is stopped starts anew",
+    )
     run.add_argument("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one for size gpu, else cpu")
     run.add_argument("--cache", type=Path, help="folder of checkpoints; .cache/experiments in the repository")
     run.add_argument("--fresh", action="store_true", help="forget what an earlier run of this left half-done")
@@ -73,10 +80,11 @@ def run_one(args):
     if args.fresh:
         shutil.rmtree(cache, ignore_errors=True)
     started = time.perf_counter()
-    runs, models, comparisons = run_experiment(settings, cache, device, args.jobs, args.quiet)
+    runs, models, comparisons = run_experiment(settings, cache, device, args.jobs, args.quiet, args.together)
     words = f"run {args.name} --size {args.size}" + (f" --seeds {args.seeds}" if args.seeds else "")
     words += f" --models {' '.join(settings.labels)}" if args.models else ""
-    words += f" --jobs {args.jobs}" + (f" --device {args.device}" if args.device else "")
+    words += f" --jobs {args.jobs}" + (f" --together {args.together}" if args.together > 1 else "")
+    words += f" --device {args.device}" if args.device else ""
     about = provenance(f"python -m vla_teach.experiments {words}", device, time.perf_counter() - started)
     results = dict(experiment=args.name, size=args.size, metric=metric(settings.task), provenance=about)
     results |= dict(settings=settings.described(), models=models, comparisons=comparisons, runs=runs)

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 import vla_teach
 from vla_teach.experiments.catalogue import BASELINES
 from vla_teach.experiments.results import device_name, read_json, write_json
+from vla_teach.experiments.together import train_together
 from vla_teach.experiments.train import better, digest, load_data, metric, mlp_widths, train
 
 PACKAGE = Path(vla_teach.__file__).parent
@@ -117,8 +118,10 @@ def paired_p(differences):
 STEPS = None  # how many steps all processes have made, shared between them
 
 
-def run_experiment(settings, folder, device="cpu", jobs=1, quiet=False):
-    """All runs: (what `train` returned for each, in order; models; comparisons). jobs: how many at a time.
+def run_experiment(settings, folder, device="cpu", jobs=1, quiet=False, together=1):
+    """All runs: (what `train` returned for each, in order; models; comparisons). jobs: how many processes at a time.
+
+    together: how many runs of one model a process trains at once, see `train_together`.
 
     folder: for checkpoints and finished runs, from which an experiment that was stopped goes on.
     """
@@ -128,16 +131,21 @@ def run_experiment(settings, folder, device="cpu", jobs=1, quiet=False):
     rest = len(settings.labels) * (settings.seeds - min(settings.sweep_seeds, settings.seeds))
     total = settings.steps * (len(first) + rest)
     with tqdm(total=total, unit=" steps", disable=quiet, smoothing=0.02) as bar, processes(jobs) as pool:
-        found = run_all(first, settings, folder, device, pool, bar)
+        found = run_all(first, settings, folder, device, pool, bar, together)
         chosen = best_rates(settings.task, found)
         more = [Run(label, rate, seed) for label, rate in chosen.items() for seed in range(settings.seeds)]
-        found += run_all([run for run in more if run not in first], settings, folder, device, pool, bar)
+        found += run_all([run for run in more if run not in first], settings, folder, device, pool, bar, together)
     models = summary(settings, found, chosen)
     return found, models, comparisons(models)
 
 
-def run_all(runs, settings, folder, device, pool, bar):
+def run_all(runs, settings, folder, device, pool, bar, together=1):
     """What `train` returned for each run, in their order, whatever the order in which they end."""
+    stacks = [
+        stack
+        for label in dict.fromkeys(run.label for run in runs)
+        for stack in batched([run for run in runs if run.label == label], together)
+    ]
 
     def note(run):
         score = "diverged" if run["validation"] is None else f"{metric(settings.task)} {run['validation']:.4f}"
@@ -145,34 +153,52 @@ def run_all(runs, settings, folder, device, pool, bar):
         return run
 
     if pool is None:
-        return [note(one_run(settings, run, folder, device, bar.update)) for run in runs]
-    futures = [pool.submit(one_run, settings, run, folder, device) for run in runs]
+        return [note(run) for stack in stacks for run in one_stack(settings, stack, folder, device, bar.update)]
+    futures = [pool.submit(one_stack, settings, stack, folder, device) for stack in stacks]
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
         bar.update(STEPS.value - bar.n)
         for future in done:
-            note(future.result())
-    return [future.result() for future in futures]
+            for run in future.result():
+                note(run)
+    return [run for future in futures for run in future.result()]
 
 
-def one_run(settings, run, folder, device, tick=None):
-    """`train` for one run, unless its result is in the folder."""
-    key = digest(source(), settings.described(), run, device_name(device), torch.__version__)
-    path, checkpoint = folder / f"{key}.json", folder / f"{key}.safetensors"
-    tick = tick or count_steps
-    if path.exists():
-        tick(settings.steps)
-        return read_json(path)
+def batched(some, n):
+    """Lists of at most n, in order (itertools has it from Python 3.12 on)."""
+    rest = iter(some)
+    return list(iter(lambda: list(islice(rest, n)), []))
+
+
+def one_stack(settings, stack, folder, device, tick=None):
+    """`train` for one run, or `train_together` for several of one model, less those whose result is in the folder."""
+    keys = [digest(source(), settings.described(), run, device_name(device), torch.__version__) for run in stack]
+    paths, tick = [folder / f"{key}.json" for key in keys], tick or count_steps
+    left = [i for i, path in enumerate(paths) if not path.exists()]
+    tick(settings.steps * (len(stack) - len(left)))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # these models are too small to share between cores, and sums keep their order
     try:
-        found = train(settings, *run, device, load_data(settings, folder), checkpoint, key, tick)
+        if len(left) > 1:
+            some = [stack[i][1:] for i in left]
+            found = train_together(settings, stack[0].label, some, device, load_data(settings, folder), tick)
+        else:
+            found = [
+                train(settings, *stack[i], device, load_data(settings, folder), checkpoint(paths[i]), keys[i], tick)
+                for i in left
+            ]
     finally:
         torch.set_num_threads(threads)
-    write_json(path, found)
-    checkpoint.unlink(missing_ok=True)
-    return found
+    for i, one in zip(left, found, strict=True):
+        write_json(paths[i], one)
+        checkpoint(paths[i]).unlink(missing_ok=True)
+    return [read_json(path) for path in paths]
+
+
+def checkpoint(path):
+    """Where a run that is not done is kept, beside where its result will be."""
+    return path.with_suffix(".safetensors")
 
 
 @cache

@@ -213,9 +213,14 @@ def make_optimiser(model, settings):
     """AdamW that pulls matrices to 0, but not gains, biases, and numbers that set a scale."""
     groups = [], []
     for name, p in model.named_parameters():
-        groups[p.ndim > 1 and name.rsplit(".", 1)[-1] not in NOT_DECAYED].append(p)
+        groups[not undecayed(name, p.ndim)].append(p)
     decays = zip(groups, (0.0, settings.weight_decay), strict=True)
     return torch.optim.AdamW([dict(params=group, weight_decay=decay) for group, decay in decays], lr=0.0)
+
+
+def undecayed(name, ndim):
+    """Whether a parameter is left alone by the weight decay."""
+    return ndim <= 1 or name.rsplit(".", 1)[-1] in NOT_DECAYED
 
 
 def step(model, optimiser, settings, batch):

@@ -1,0 +1,122 @@
+"""Runs trained at once as one stack: each gives what it gives alone."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from test_experiments import TINY, timeless
+
+from vla_teach.experiments import sweep, together, train
+from vla_teach.experiments.__main__ import main
+from vla_teach.experiments.catalogue import CATALOGUE
+
+RUNS = [(1e-3, 0), (1e-3, 1), (1e-2, 0)]
+
+
+def numbers(run):
+    """All scores and losses of a run in a row."""
+    looks = [x for one in run["history"] for x in (one["step"], one["loss"], one["validation"])]
+    return np.array([run["validation"], run["step"], run["best_step"], *run["tests"].values(), *looks])
+
+
+def check_together(module, cases):
+    """The stack's runs against those of `train`, to rounding."""
+    for name, label, more in cases:
+        settings = CATALOGUE[name].sizes["smoke"]
+        settings = replace(settings, **dict(steps=6, every=3, labels=(label,), weight_decay=1.0) | more)
+        data = train.load_data(settings)
+        stack = module.train_together(settings, label, RUNS, data=data)
+        for found, (rate, seed) in zip(stack, RUNS, strict=True):
+            alone = train.train(settings, label, rate, seed, data=data)
+            assert (found["label"], found["rate"], found["seed"]) == (label, rate, seed)
+            np.testing.assert_allclose(numbers(found), numbers(alone), rtol=2e-4, err_msg=f"{name}, {label}")
+            assert found["stopped"] == alone["stopped"] and found["together"] == len(RUNS)
+
+
+CASES = [
+    ("regression", label, {})
+    for label in ("softmax", "linear", "delta", "gated_delta", "mesa", "vla", "vla_key_gated", "vla_published")
+]
+CASES += [("regression", "vla_rank_2", dict(clip=0.05)), ("relations", "vla_relation", {})]
+CASES += [("relations", "delta_related", {}), ("digits", "delta", dict(every=2, patience=1))]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case[:2]))
+def test_a_stack_gives_what_single_runs_give(case):
+    """Guards every kind of model, relations, pooling, clipping, decay and early stops."""
+    check_together(together, [case])
+
+
+BROKEN = [
+    ("norms = sum(g.flatten(1).square().sum(1) for g in grads.values()).sqrt()",
+     "norms = sum(g.square().sum() for g in grads.values()).sqrt().expand(3)"),
+    ("rate_at(settings, rate, step)", "rate_at(settings, rates[0], step)"),
+    ("for seed in dict.fromkeys(seeds)}", "for seed in dict.fromkeys(seeds)}; seeds = [0] * len(seeds)"),
+    ("best[name][i] = x[i]", "best[name][i] = x[0]"),
+    ("settings.weight_decay if decayed else 0.0", "0.0"),
+    ("model.load_state_dict({name: x[i] for", "model.load_state_dict({name: x[0] for"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("right, wrong", BROKEN, ids=[wrong for _, wrong in BROKEN])
+def test_a_broken_stack_is_noticed(right, wrong):
+    """Guards the check itself: a norm over all runs, one rate, one batch, another run's best, no decay."""
+    source = Path(together.__file__).read_text(encoding="utf-8")
+    assert source.count(right) == 1, right
+    broken = ModuleType("broken")
+    exec(compile(source.replace(right, wrong), "broken", "exec"), vars(broken))
+    with pytest.raises(AssertionError):
+        check_together(broken, [("regression", "delta", dict(clip=0.05))])
+
+
+def test_a_run_that_diverges_harms_no_other():
+    """Guards against NaN that spreads, and that such a run ends as it does alone."""
+    runs = [(1e-2, 0), (1e30, 0)]
+    found = together.train_together(TINY, "delta", runs)
+    alone = train.train(TINY, "delta", 1e-2, 0)
+    np.testing.assert_allclose(numbers(found[0]), numbers(alone), rtol=2e-4)
+    assert found[1]["stopped"] == "diverged"
+
+
+def test_ticks_and_ends():
+    """Guards the count of steps, whether runs end early or not."""
+    for settings in (TINY, replace(TINY, patience=1)):
+        ticks = []
+        together.train_together(settings, "delta", [(0.0, 0), (0.0, 1)], tick=ticks.append)
+        assert sum(ticks) == 2 * settings.steps
+
+
+def test_what_cannot_be_stacked(monkeypatch):
+    """Guards the messages for batches of several shapes, and for rates in disorder."""
+    draw = train.training_batch
+    monkeypatch.setattr(
+        together, "training_batch", lambda s, d, seed, step: train.rows(draw(s, d, seed, step), slice(0, 1 + seed))
+    )
+    with pytest.raises(ValueError, match=r"batches of one shape.*--together 1"):
+        together.train_together(TINY, "delta", [(1e-2, 0), (1e-2, 1)])
+    with pytest.raises(ValueError, match="side by side"):
+        together.train_together(TINY, "delta", [(1e-2, 0), (1e-3, 0), (1e-2, 1)])
+
+
+def test_an_experiment_together(tmp_path, capsys):
+    """Guards a whole experiment in stacks: the same runs in the same order, kept one by one and gone on with."""
+    single = sweep.run_experiment(TINY, tmp_path / "a", quiet=True)
+    stacks = sweep.run_experiment(TINY, tmp_path / "b", quiet=True, together=2)
+    assert [(run["label"], run["rate"], run["seed"]) for run in stacks[0]] == [
+        (run["label"], run["rate"], run["seed"]) for run in single[0]
+    ]
+    for one, other in zip(single[0], stacks[0], strict=True):
+        np.testing.assert_allclose(numbers(one), numbers(other), rtol=2e-4)
+    kept = sorted((tmp_path / "b").glob("*.json"))
+    assert len(kept) == len(single[0])
+    kept[0].unlink()
+    again = sweep.run_experiment(TINY, tmp_path / "b", quiet=True, together=2)
+    assert [numbers(run).round(3).tolist() for run in again[0]] == [numbers(r).round(3).tolist() for r in stacks[0]]
+    words = ["run", "copy", "--together", "2", "--models", "vla", "delta", "--quiet", "--out", str(tmp_path)]
+    assert main([*words, "--cache", str(tmp_path / "cache")]) == 0
+    content = json.loads((tmp_path / "copy.json").read_text())
+    assert "--jobs 1 --together 2" in content["provenance"]["command"] and timeless(content["runs"])
+    assert "vla" in capsys.readouterr().out

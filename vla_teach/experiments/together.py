@@ -1,0 +1,174 @@
+"""Several training runs of one model at once: the same arithmetic on stacked weights, for a GPU that one leaves idle.
+
+Models this small spend their time on starting kernels. Stacked, a kernel serves every seed and rate of a model.
+"""
+
+import copy
+import math
+import time
+from contextlib import contextmanager
+
+import torch
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from vla_teach.experiments.train import (
+    better,
+    build,
+    evaluate,
+    load_data,
+    loss_of,
+    metric,
+    on_device,
+    rate_at,
+    rows,
+    training_batch,
+    undecayed,
+)
+from vla_teach.tensor_checks import unchecked
+
+
+def train_together(settings, label, runs, device="cpu", data=None, tick=None):
+    """What `train` returns for every (rate, seed) in `runs`, a list, up to rounding; `together` says how many.
+
+    Every run has its own weights, batches, rate, clipping and end; those that have ended wait for the others.
+    There is no checkpoint. tick(n) is called after n more steps of all runs together.
+    Raises ValueError where the runs' batches have different shapes and cannot be stacked.
+    """
+    data = load_data(settings) if data is None else data
+    task, started, tick = settings.task, time.perf_counter(), tick or (lambda n: None)
+    models = [build(settings, label, seed).to(device) for _, seed in runs]
+    base = chunked(copy.deepcopy(models[0]))
+    weights = {name: x.detach() for name, x in stack_module_state(models)[0].items()}
+    best = {name: x.clone() for name, x in weights.items()}
+    optimiser, rates = stacked_optimiser(weights, runs, settings)
+    nows = [dict(step=0, history=[], best=None, best_step=0, stopped=None) for _ in runs]
+    losses = []
+
+    def loss(weights, x, asked, y, W):
+        return loss_of(task, functional_call(base, weights, (x, asked, W)), y)
+
+    for step in range(settings.steps):
+        alive = [now for now in nows if not now["stopped"]]
+        if not alive:
+            break
+        x, asked, y, W = stacked_batch(settings, data, [seed for _, seed in runs], step, device)
+        with plain():
+            grads, values = vmap(grad_and_value(loss), (0, 0, 0, 0, None if W is None else 0))(weights, x, asked, y, W)
+        clip(grads, settings.clip)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate_at(settings, rate, step)
+            for name, part, p in zip(group["names"], group["parts"], group["params"], strict=True):
+                p.grad = grads[name][part]
+        optimiser.step()
+        losses.append(values.detach())
+        for now in alive:
+            now["step"] = step + 1
+        tick(len(runs))
+        if (step + 1) % settings.every and step + 1 < settings.steps:
+            continue
+        means = torch.stack(losses).mean(0).tolist()
+        scores = evaluate_together(base, weights, task, data.validation, settings.batch, device, len(runs))
+        losses.clear()
+        for i, now in enumerate(nows):
+            if not now["stopped"]:
+                look(settings, now, means[i], scores[i], lambda i=i: keep(best, weights, i))
+    tick((settings.steps - max(now["step"] for now in nows)) * len(runs))
+    seconds, found = (time.perf_counter() - started) / len(runs), []
+    for i, ((rate, seed), now, model) in enumerate(zip(runs, nows, models, strict=True)):
+        begun = time.perf_counter()
+        model.load_state_dict({name: x[i] for name, x in best.items()})
+        names = data.tests if now["best"] is not None else {}
+        tests = {name: evaluate(model, task, batch, settings.batch, device) for name, batch in names.items()}
+        one = dict(label=label, rate=rate, seed=seed, validation=now["best"], tests=tests, together=len(runs))
+        one |= {name: now[name] for name in ("best_step", "step", "stopped", "history")}
+        found.append(one | dict(seconds=seconds + time.perf_counter() - begun))
+    return found
+
+
+def look(settings, now, mean, score, better_found):
+    """Notes one look at the validation set in `now`, as `train` does; calls better_found() for a best score."""
+    if score is None or not math.isfinite(mean):
+        now["stopped"] = "diverged"
+        return
+    now["history"].append(dict(step=now["step"], loss=mean, validation=score))
+    if better(settings.task, score, now["best"]):
+        now |= dict(best=score, best_step=now["step"])
+        better_found()
+    if metric(settings.task) == "accuracy" and now["best"] == 1:
+        now["stopped"] = "perfect"
+    elif now["step"] - now["best_step"] >= settings.patience * settings.every:
+        now["stopped"] = "no better"
+
+
+# ---- stacks -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def plain():
+    """What vmap wants: no look at numbers, as there is no single one, and softmax attention in plain operations."""
+    with unchecked(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def chunked(model):
+    """The model with the chunk form in its VLA layers: vmap knows PyTorch's operations, not Triton's kernels."""
+    for block in model.backbone.blocks:
+        if hasattr(block.layer, "backend"):
+            block.layer.backend = "chunk"
+    return model
+
+
+def stacked_batch(settings, data, seeds, step, device):
+    """The batches of these seeds at this step, along a new first axis."""
+    drawn = {seed: on_device(training_batch(settings, data, seed, step), device) for seed in dict.fromkeys(seeds)}
+    parts = list(zip(*(drawn[seed] for seed in seeds), strict=True))
+    if any(x.shape != part[0].shape for part in parts[:3] for x in part):
+        raise ValueError("together wants batches of one shape; this task's differ from seed to seed: use --together 1")
+    return [None if part[0] is None else torch.stack(part) for part in parts]
+
+
+def stacked_optimiser(weights, runs, settings):
+    """AdamW on slices of the stacked weights, and the rate of each of its groups.
+
+    It works on every number by itself, so that runs of one rate, which lie side by side, can share a slice.
+    """
+    rates = [rate for rate, _ in runs]
+    groups, of = [], []
+    for rate in dict.fromkeys(rates):
+        part = slice(rates.index(rate), len(rates) - rates[::-1].index(rate))
+        if rates[part] != [rate] * (part.stop - part.start):
+            raise ValueError(f"runs mix their rates, {rates}; expected runs of one rate side by side")
+        for decayed in (False, True):
+            names = [name for name, x in weights.items() if undecayed(name, x.ndim - 1) != decayed]
+            group = dict(params=[weights[name][part] for name in names], names=names, parts=[part] * len(names))
+            groups.append(group | dict(weight_decay=settings.weight_decay if decayed else 0.0))
+            of.append(rate)
+    return torch.optim.AdamW(groups, lr=0.0), of
+
+
+def clip(grads, limit):
+    """Scales the gradients of every run down to a norm of `limit`, as clip_grad_norm_ does for one."""
+    norms = sum(g.flatten(1).square().sum(1) for g in grads.values()).sqrt()
+    scale = (limit / (norms + 1e-6)).clamp(max=1.0)
+    for g in grads.values():
+        g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))
+
+
+def keep(best, weights, i):
+    for name, x in weights.items():
+        best[name][i] = x[i]
+
+
+@torch.no_grad()
+def evaluate_together(base, weights, task, batch, size, device, n):
+    """`evaluate` for every run: a list of n scores, None where a model gives NaN or infinity."""
+    total, fine, asked = torch.zeros(n, dtype=torch.float64, device=device), True, 0
+    for start in range(0, len(batch.x), size):
+        x, where, y, W = on_device(rows(batch, slice(start, start + size)), device)
+        with plain():
+            out = vmap(lambda p, x=x, where=where, W=W: functional_call(base, p, (x, where, W)))(weights)
+        fine = out.isfinite().flatten(1).all(1) & fine
+        right = (out - y).square() if task.kind == "regress" else (out.argmax(-1) == y)
+        total, asked = total + right.double().flatten(1).sum(1), asked + right[0].numel()
+    return [score if ok else None for score, ok in zip((total / asked).tolist(), fine.tolist(), strict=True)]
