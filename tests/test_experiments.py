@@ -689,7 +689,7 @@ MUTATIONS = {
         ("optimiser.zero_grad()", "pass"),
         ("losses.clear()", "pass"),
         ("(0.0, settings.weight_decay)", "(settings.weight_decay, settings.weight_decay)"),
-        (" and name.rsplit(\".\", 1)[-1] not in NOT_DECAYED", ""),
+        (" or name.rsplit(\".\", 1)[-1] in NOT_DECAYED", ""),
         ("optimiser.load_state_dict(optimiser.state_dict() | dict(state=state))", "pass"),
         ('model.load_state_dict(parts["model"])', "pass"),
         ('model.load_state_dict(parts["model"])', 'model.load_state_dict(parts["best"])'),

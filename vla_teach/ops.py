@@ -76,10 +76,11 @@ def vla(
     backend = choose_backend(backend, tokens, dtype)
     lengths = check_sequences(cu_seqlens, k)
     shape = len(lengths) if lengths else len(k), k.shape[2], v.shape[3], k.shape[3]
-    S, A = start_state(*shape, lambda_0, dtype, k.device)
-    if initial_state is not None:
-        S, A = check_state("initial_state", initial_state, shape, S)
-        check_state_numbers("initial_state", initial_state, A)
+    if initial_state is None:
+        S, start = begin(*shape, lambda_0, dtype, k.device, 1 if backend == "triton" else -1)  # M or A
+    else:
+        S, start = check_state("initial_state", initial_state, shape, k.new_empty(0, dtype=dtype))
+        check_state_numbers("initial_state", initial_state, start)
 
     def heads_first(tokens, S, A):
         o, S, A = BACKENDS[backend](*(x.transpose(1, 2) for x in tokens), S, A, gain)
@@ -89,12 +90,11 @@ def vla(
         if backend == "triton":
             from vla_teach.kernels.run import vla_tokens
 
-            M = torch.diag_embed(1 / A.diagonal(dim1=-2, dim2=-1)) if initial_state is None else inverse(A)
-            o, S, M = vla_tokens(*tokens, S, M, gain, lengths)
+            o, S, M = vla_tokens(*tokens, S, start if initial_state is None else inverse(start), gain, lengths)
             A = inverse(M) if output_final_state else None
         else:
             tokens = [x.to(dtype) for x in tokens]
-            o, S, A = packed(heads_first, tokens, lengths, S, A) if lengths else heads_first(tokens, S, A)
+            o, S, A = packed(heads_first, tokens, lengths, S, start) if lengths else heads_first(tokens, S, start)
     return o.to(v.dtype), State(S, A) if output_final_state else None
 
 
@@ -125,8 +125,13 @@ def vla_step(q, k, v, u, state, beta=None, gain="unit", backend="auto"):
 
 def start_state(N, H, V, K, lambda_0=0.1, dtype=torch.float32, device=None):
     """The State before any token: S = 0 [N, H, V, K], A = I / lambda_0 [N, H, K, K]; lambda_0 a number or [H]."""
-    A = torch.eye(K, dtype=dtype, device=device) / check_lambda(lambda_0, H, dtype)
-    return State(A.new_zeros(N, H, V, K), A.expand(N, H, K, K))
+    return State(*begin(N, H, V, K, lambda_0, dtype, device, -1))
+
+
+def begin(N, H, V, K, lambda_0, dtype, device, power):
+    """S = 0 [N, H, V, K] and lambda_0^power I [N, H, K, K]: M for a power of 1, A for -1."""
+    diagonal = torch.eye(K, dtype=dtype, device=device) * check_lambda(lambda_0, H, dtype) ** power
+    return diagonal.new_zeros(N, H, V, K), diagonal.expand(N, H, K, K)
 
 
 def packed(run, tokens, lengths, S, A):

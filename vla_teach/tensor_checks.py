@@ -102,15 +102,20 @@ def check_sequences(cu_seqlens, k):
 
 
 def check_lambda(lambda_0, H, dtype):
-    """A number or a tensor [H], above 0, whose inverse dtype can hold too -> one that divides a [K, K] a head."""
-    if isinstance(lambda_0, torch.Tensor):
-        check_tensor("lambda_0", lambda_0, lambda_0.device)
-        check_shape("lambda_0", lambda_0, lambda_0.shape in ((), (H,)), f"one number, or one a head, [H] = [{H}]")
-    elif isinstance(lambda_0, bool) or not isinstance(lambda_0, Real):
-        raise TypeError(f"lambda_0 is {lambda_0!r}; expected a number or a tensor [H]")
-    value = torch.as_tensor(lambda_0, dtype=dtype)
-    message = f"is {lambda_0}; expected numbers above 0 that, like their inverses, {dtype} can hold"
-    check_numbers("lambda_0", value, lambda x: (x > 0) & x.isfinite() & (1 / x).isfinite(), message)
+    """A number or a tensor [H], above 0, whose inverse dtype can hold too -> one that multiplies a [K, K] a head."""
+    expected = f"expected numbers above 0 that, like their inverses, {dtype} can hold"
+    if not isinstance(lambda_0, torch.Tensor):
+        if isinstance(lambda_0, bool) or not isinstance(lambda_0, Real):
+            raise TypeError(f"lambda_0 is {lambda_0!r}; expected a number or a tensor [H]")
+        if not 1 / torch.finfo(dtype).max < lambda_0 < torch.finfo(dtype).max:  # without a tensor, which takes longer
+            raise ValueError(f"lambda_0 is {lambda_0}; {expected}")
+        return float(lambda_0)
+    check_tensor("lambda_0", lambda_0, lambda_0.device)
+    check_shape("lambda_0", lambda_0, lambda_0.shape in ((), (H,)), f"one number, or one a head, [H] = [{H}]")
+    value = lambda_0.to(dtype)
+    if looked_at(value):  # only then may the message show numbers
+        fine = (value > 0) & value.isfinite() & (1 / value).isfinite()
+        check_numbers("lambda_0", value, lambda _: fine, f"is {lambda_0}; {expected}")
     return value[:, None, None] if value.ndim else value
 
 

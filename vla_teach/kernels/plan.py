@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     whole: Tiles
     parts: list
     keep: torch.Tensor  # [n]  the row in which the state before a chunk of the whole is kept, or -1
-    rows: list  # a part: [N], the row with the state at its start; 0 for a sequence that has no chunk in it
+    rows: list  # a part: [N], the row with the state at its start; 0 for a sequence that has no chunk in it; int64
     kept: int  # rows
 
 
@@ -53,7 +53,7 @@ def plan(lengths, H, device):
                 kept += 1
         keep += at
     whole = tiles(lengths, 0, max(chunks), step, device)
-    return Plan(whole, parts, numbers(keep, device), [numbers(x, device) for x in rows], kept)
+    return Plan(whole, parts, numbers(keep, device), [numbers(x, device, torch.int64) for x in rows], kept)
 
 
 def part_starts(chunks, limit):
@@ -87,5 +87,5 @@ def tiles(lengths, begin, end, step, device):
     return Tiles(*(numbers(x, device) for x in (start, size, first, anchor, first_anchor)))
 
 
-def numbers(x, device):
-    return torch.tensor(x, dtype=torch.int32, device=device)
+def numbers(x, device, dtype=torch.int32):
+    return torch.tensor(x, dtype=dtype, device=device)

@@ -118,7 +118,7 @@ class VLA(torch.autograd.Function):
         del sums
         _, XK, E = triangles(whole, k, v, beta, a, c, gain, P)
         begins = S.new_empty(kept, H, K, V)
-        begins[rows[0].long()] = S.mT
+        begins[rows[0]] = S.mT
         states, S_end = walk(whole, a, c, XK, E, begins, rows[0], P, keep)
         del XK
         o = torch.empty_like(v)
