@@ -28,18 +28,19 @@ from vla_teach.experiments.train import (
 from vla_teach.tensor_checks import unchecked
 
 
-def train_together(settings, label, runs, device="cpu", data=None, tick=None):
+def train_together(settings, label, runs, device="cpu", data=None, tick=None, models=None):
     """What `train` returns for every (rate, seed) in `runs`, a list, up to rounding; `together` says how many.
 
     Every run has its own weights, batches, rate, clipping and end; those that have ended wait for the others.
-    There is no checkpoint. tick(n) is called after n more steps of all runs together.
+    There is no checkpoint. tick(n) is called after n more steps of all runs together. models: a dict that gets the
+    trained models, by (rate, seed), as they were where validation was best.
     Raises ValueError where the runs' batches have different shapes and cannot be stacked.
     """
     data = load_data(settings) if data is None else data
     task, started, tick = settings.task, time.perf_counter(), tick or (lambda n: None)
-    models = [build(settings, label, seed).to(device) for _, seed in runs]
-    base = chunked(copy.deepcopy(models[0]))
-    weights = {name: x.detach() for name, x in stack_module_state(models)[0].items()}
+    built = [build(settings, label, seed).to(device) for _, seed in runs]
+    base = chunked(copy.deepcopy(built[0]))
+    weights = {name: x.detach() for name, x in stack_module_state(built)[0].items()}
     best = {name: x.clone() for name, x in weights.items()}
     optimiser, rates = stacked_optimiser(weights, runs, settings)
     nows = [dict(step=0, history=[], best=None, best_step=0, stopped=None) for _ in runs]
@@ -75,13 +76,15 @@ def train_together(settings, label, runs, device="cpu", data=None, tick=None):
                 look(settings, now, means[i], scores[i], lambda i=i: keep(best, weights, i))
     tick((settings.steps - max(now["step"] for now in nows)) * len(runs))
     seconds, found = (time.perf_counter() - started) / len(runs), []
-    for i, ((rate, seed), now, model) in enumerate(zip(runs, nows, models, strict=True)):
+    for i, ((rate, seed), now, model) in enumerate(zip(runs, nows, built, strict=True)):
         begun = time.perf_counter()
         model.load_state_dict({name: x[i] for name, x in best.items()})
         names = data.tests if now["best"] is not None else {}
         tests = {name: evaluate(model, task, batch, settings.batch, device) for name, batch in names.items()}
         one = dict(label=label, rate=rate, seed=seed, validation=now["best"], tests=tests, together=len(runs))
         one |= {name: now[name] for name in ("best_step", "step", "stopped", "history")}
+        if models is not None:
+            models[rate, seed] = model
         found.append(one | dict(seconds=seconds + time.perf_counter() - begun))
     return found
 

@@ -1,0 +1,154 @@
+"""What trained models look at: attention maps of every memory, their entropy, the penalty's eye, lambda_t."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch.nn import functional as F
+
+from vla_teach.experiments.catalogue import CATALOGUE
+from vla_teach.experiments.sweep import best_rates
+from vla_teach.experiments.together import train_together
+from vla_teach.experiments.train import load_data, metric, number, on_device
+from vla_teach.layers import read_penalty
+from vla_teach.tasks import DelayedRecall
+
+ABOUT = "What models trained on delayed recall look at: maps, entropy, the penalty, lambda_t."
+MINUTES = 6
+LABELS = (
+    "softmax", "linear", "delta", "gated_delta", "mesa", "vla", "vla_interpolate", "vla_off", "vla_key", "vla_gated",
+    "vla_published",
+)  # fmt: skip
+FULL = dict(labels=LABELS, delay=40, keys=16, width=32, heads=2, depth=1, batch=32, steps=1200, every=50, patience=24,
+            rates=[3e-3, 1e-2], seeds=5, held_out=300, looked_at=100, shown=32)  # fmt: skip
+SMOKE = dict(labels=("softmax", "vla_gated"), delay=6, keys=4, width=16, steps=4, every=2, seeds=2, held_out=8,
+             looked_at=4, shown=8)  # fmt: skip
+SIZES = dict(full=FULL, smoke=FULL | SMOKE)
+TEST = 2  # the use of random numbers that `train` keeps for tests
+
+
+def pieces(settings):
+    """A model a piece: {label: function}."""
+    return {label: partial(one_model, label, settings) for label in settings["labels"]}
+
+
+def one_model(label, settings):
+    """Trains every rate and seed; for every seed at the best rate: accuracy, and what its last layer does.
+
+    Returns plain data: rate, seeds (a list of what `examine` gives), and example, the maps of the first seed.
+    """
+    task = DelayedRecall(settings["delay"], settings["keys"])
+    names = ("batch", "steps", "every", "patience", "seeds", "held_out")
+    experiment = replace(
+        CATALOGUE["delayed_recall"].sizes["cpu"], task=task, tests={}, labels=(label,), rates=tuple(settings["rates"]),
+        model=dict(width=settings["width"], depth=settings["depth"], heads=settings["heads"]),
+        **{name: settings[name] for name in names},
+    )  # fmt: skip
+    runs = [(rate, seed) for rate in settings["rates"] for seed in range(settings["seeds"])]
+    models = {}
+    found = train_together(experiment, label, runs, data=load_data(experiment), models=models)
+    rate = best_rates(task, found)[label]
+    chosen = [run for run in found if run["rate"] == rate]
+    batch = task.batch(settings["looked_at"], number(TEST, 1))
+    seeds, example = [], None
+    for run in chosen:
+        seen = examine(models[rate, run["seed"]], batch)
+        example = example or first_example(seen, batch, settings["shown"])
+        seeds.append(dict(seed=run["seed"], score=run["tests"]["test"], step=run["step"], **summary(seen, batch)))
+    return dict(metric=metric(task), rate=rate, seeds=seeds, example=example)
+
+
+# ---- looking ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def examine(model, batch):
+    """What the last layer does with a Batch, as tensors, by name.
+
+    map [B, T, T, H]: how much of token s's value is in output t, which for every memory here is a weighted sum of
+    values: found by giving each token a value of its own. k [B, T, H, K]: keys as the memory uses them. For VLA with
+    a penalty M [B, H, K, K] after the last token; for a write gate beta [B, T, H].
+    """
+    layer, seen = model.backbone.blocks[-1].layer, {}
+    x, asked, _, W = on_device(batch, "cpu")
+    with spied(layer, seen):
+        model(x, asked, W)
+    return seen
+
+
+@contextmanager
+def spied(layer, seen):
+    """Inside, a call of the layer leaves in `seen` what `examine` describes."""
+    memory, gate = layer.memory, getattr(layer, "write_share", None)
+
+    def spy(q, k, v, state, **extra):
+        B, T, H, K = k.shape
+        own = torch.eye(T, dtype=v.dtype)[None, :, None].expand(B, T, H, T)  # value s is the s-th unit vector
+        parts = dict(S=state.S.new_zeros(B, H, T, K)) if state.S is not None else {}
+        parts |= dict(values=state.values.new_zeros(B, 0, H, T)) if state.values is not None else {}
+        o, _ = memory(q, k, own, state._replace(**parts), **extra)
+        seen["map"] = o.transpose(2, 3)
+        seen["k"] = F.normalize(F.elu(k) + 1 if getattr(layer, "features", "") == "elu+1" else k, dim=-1)
+        result = memory(q, k, v, state, **extra)
+        if "A" in result[1] and getattr(layer, "penalty", None):
+            seen["M"] = read_penalty(state._replace(S=result[1]["S"], A=result[1]["A"])).M.to(k.dtype)
+        return result
+
+    def gated(x):
+        seen["beta"] = gate(x)
+        return seen["beta"]
+
+    layer.memory = spy
+    if getattr(layer, "gate", None) is not None and gate is not None:
+        layer.write_share = gated
+    try:
+        yield
+    finally:
+        del layer.memory
+        layer.__dict__.pop("write_share", None)
+
+
+def entropy(weights):
+    """In bits, of the absolute weights [..., T] scaled to sum 1, over log2 T: 0 for one token, 1 for all alike."""
+    p = weights.abs()
+    p = p / p.sum(-1, keepdim=True).clamp(min=1e-30)
+    bits = -(p * p.clamp(min=1e-30).log2()).sum(-1)
+    return bits / torch.log2(torch.tensor(float(weights.shape[-1])))
+
+
+def summary(seen, batch):
+    """Numbers of one model, means over examples and heads: at the last token, where the answer is asked for.
+
+    entropy of its weights; on_pair: their share on the first four tokens, as far as the convolution carries the pair;
+    penalty_pair, penalty_noise: k^T M k / |k|^2 at the token of the pair's value, and at noise tokens; gate_*: the
+    write share beta there, at the other tokens.
+    """
+    weights = seen["map"][:, -1].abs()  # [B, T, H]
+    T = weights.shape[1]
+    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
+    # the token before the noise holds the value, whose key the convolution has brought along
+    pair, noise = slice(1, 2), slice(5, T - 1)
+    found = dict(entropy=entropy(weights.transpose(1, 2)).mean(), on_pair=weights[:, :4].sum(1).mean())
+    if "M" in seen:
+        along = torch.einsum("bthk,bhkl,bthl->bth", seen["k"], seen["M"], seen["k"])
+        found |= dict(penalty_pair=along[:, pair].mean(), penalty_noise=along[:, noise].mean())
+    if "beta" in seen:
+        beta = seen["beta"]
+        found |= dict(gate_pair=beta[:, pair].mean(), gate_noise=beta[:, noise].mean(), gate_last=beta[:, -1].mean())
+    return {name: float(x) for name, x in found.items()}
+
+
+def first_example(seen, batch, shown):
+    """Of the first example and head, to look at: the map's first rows and last row, M, beta, rounded."""
+
+    def plain(x):
+        return [[round(float(y), 4) for y in row] for row in x]
+
+    full = seen["map"][0, :, :, 0]
+    found = dict(tokens=[int(t) for t in batch.x[0]], map=plain(full[:, :]), heads=seen["map"].shape[3])
+    if "M" in seen:
+        found["M"] = plain(seen["M"][0, 0])
+    if "beta" in seen:
+        found["beta"] = plain(seen["beta"][0].T)
+    return found
