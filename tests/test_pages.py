@@ -34,7 +34,13 @@ def figures_of(doc):
 
 
 CHAPTERS = [doc for doc in DOCS if (ROOT / f"{doc}.ipynb").exists()]
-FRAMED = [(doc, n) for doc in DOCS for n, figure in enumerate(figures_of(doc)) if figure.get("frames")]
+FRAMED = [
+    (doc, n, i)
+    for doc in DOCS
+    for n, figure in enumerate(figures_of(doc))
+    if figure.get("frames")
+    for i in range(len(figure["layout"]["sliders"]))
+]
 every_page = pytest.mark.parametrize("doc", DOCS)
 
 
@@ -262,20 +268,20 @@ MARKS = """plot => [...plot.querySelectorAll('.mlayer path, .mlayer image')]
   .map(mark => mark.getAttribute('d') ?? mark.getAttribute('href') ?? mark.getAttribute('xlink:href')).join()"""
 
 
-@pytest.mark.parametrize(("doc", "n"), FRAMED)
-def test_frame_slider(browser, site, doc, n):
-    """Guards the slider of a figure with frames: by keyboard it names and draws the frame of its place."""
+@pytest.mark.parametrize(("doc", "n", "i"), FRAMED)
+def test_frame_slider(browser, site, doc, n, i):
+    """Guards each slider of a figure with frames: by keyboard it names and draws the frame of its place."""
     stored = figures_of(doc)[n]
-    steps = stored["layout"]["sliders"][0]["steps"]
+    steps, active = (stored["layout"]["sliders"][i].get(name, 0) for name in ("steps", "active"))
     frames = {frame["name"]: frame for frame in stored["frames"]}
     with tab(browser) as page:
         wrong = complaints(page)
         page.goto(f"{site}/{doc}.html")
         figure = draw_all(page)[n]
-        plot, slider = figure.query_selector(".vla-plot"), figure.query_selector(".vla-frames input")
+        plot, slider = figure.query_selector(".vla-plot"), figure.query_selector_all(".vla-frames input")[i]
         slider.focus()
         at = int(slider.input_value())
-        assert at == stored["layout"]["sliders"][0].get("active", 0)
+        assert at == active
         keys = ["ArrowRight", "ArrowRight", "ArrowLeft"] if at < 2 else ["ArrowLeft", "ArrowLeft", "ArrowRight"]
         for key in [*keys, "Home", "End"]:
             marks = plot.evaluate(MARKS)
@@ -283,15 +289,45 @@ def test_frame_slider(browser, site, doc, n):
             page.wait_for_function(f"([plot, marks]) => ({MARKS})(plot) !== marks", arg=[plot, marks])
             at = {"Home": 0, "End": len(steps) - 1}.get(key, at + (key == "ArrowRight") - (key == "ArrowLeft"))
             label = steps[at]["label"]
-            assert figure.query_selector(".vla-frames output").text_content() == label
+            assert figure.query_selector_all(".vla-frames output")[i].text_content() == label
             assert slider.get_attribute("aria-valuetext") == label
             frame, drawn = frames[steps[at]["args"][0][0]], plot.evaluate(DRAWN)
-            for trace, data in zip(frame.get("traces") or range(len(drawn)), frame["data"], strict=True):
+            traces = (frame.get("traces") or range(len(drawn))) if "data" in frame else ()  # colours alone change
+            for trace, data in zip(traces, frame.get("data", ()), strict=True):
                 wanted = flat(data["z"] if "z" in data else data["y"])
                 assert np.array_equal(flat(drawn[trace]), wanted, equal_nan=True)
         page.keyboard.press("Shift+Tab")
         page.keyboard.press("Tab")
         assert slider.evaluate("slider => slider === document.activeElement"), "Tab does not reach the slider"
+        assert not wrong
+
+
+TIMED = [at for at in FRAMED if figures_of(at[0])[at[1]]["layout"]["sliders"][at[2]].get("name") == "time"]
+
+
+@pytest.mark.parametrize(("doc", "n", "i"), TIMED)
+def test_play_button(browser, site, doc, n, i):
+    """Guards the button beside a slider of time: by keyboard it goes on place by place, stops, and begins again."""
+    with tab(browser) as page:
+        wrong = complaints(page)
+        page.goto(f"{site}/{doc}.html")
+        figure = draw_all(page)[n]
+        plot, slider = figure.query_selector(".vla-plot"), figure.query_selector_all(".vla-frames input")[i]
+        button = figure.query_selector(".vla-frames button")
+        at, marks = int(slider.input_value()), plot.evaluate(MARKS)
+        button.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("([slider, at]) => slider.value == at + 2", arg=[slider, at])
+        page.keyboard.press("Enter")
+        stopped = int(slider.input_value())
+        page.wait_for_timeout(800)
+        assert int(slider.input_value()) == stopped and button.text_content() == "Play"
+        assert plot.evaluate(MARKS) != marks
+        slider.focus()
+        page.keyboard.press("End")
+        button.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("slider => slider.value == 1", arg=slider)
         assert not wrong
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from oracle import assert_close
 
-from vla_teach.counting import multiplications
+from vla_teach.counting import H100, multiplications
 from vla_teach.reference import write
 from vla_teach.scan import compose, prefix, scan_states
 
@@ -49,3 +49,13 @@ def test_multiplications_are_counted():
     pairs = (np.ones((T, K, K)), np.ones((T, V, K)))
     found = multiplications(lambda P, Q: prefix((P, Q), compose, (np.eye(K), np.zeros((V, K)))), *pairs)
     assert found == 2 * (T - 1) * K**2 * (K + V)
+
+
+def test_the_numbers_of_the_gpu_agree():
+    """Guards the typed numbers of the data sheet: rates are units times operations a tick times ticks a second."""
+    assert H100.float32 == pytest.approx(H100.multiprocessors * 128 * 2 * H100.clock, rel=0.01)
+    # a multiprocessor's tensor cores make 4096 operations a tick; with them at work its clock is at most 1.83e9
+    assert H100.bfloat16 == pytest.approx(H100.multiprocessors * 4096 * 1.83e9, rel=0.01)
+    assert H100.tf32 == pytest.approx(H100.bfloat16 / 2, rel=0.01)
+    assert H100.bandwidth == pytest.approx(5 * 1024 / 8 * 5.2e9, rel=0.01)  # five stacks, 1024 lines, 5.2 Gbit/s each
+    assert H100.registers * 4 == 256 * 2**10

@@ -1,6 +1,33 @@
-"""Arrays that count the multiplications of their matrix products: what a formula costs, by running it."""
+"""What a formula costs, counted by running it; and what one GPU can do, to set against the count."""
+
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Gpu(NamedTuple):
+    """What a GPU can do at most. An operation is one addition or multiplication, of dense matrices."""
+
+    multiprocessors: int
+    registers: int  # of 32 bits, in each multiprocessor
+    clock: float  # ticks a second
+    bandwidth: float  # bytes a second, from and to the large memory
+    bfloat16: float  # operations a second on the tensor cores
+    tf32: float  # the same, of float32 numbers rounded to 10 bits behind the point
+    float32: float  # operations a second without tensor cores
+
+
+# NVIDIA H100 Tensor Core GPU data sheet, H100 SXM: bandwidth and rates. It gives the tensor cores' rates with
+# sparsity, which are twice these. Multiprocessors, registers and clock: NVIDIA H100 Tensor Core GPU Architecture.
+H100 = Gpu(
+    multiprocessors=132,
+    registers=65536,
+    clock=1.98e9,
+    bandwidth=3.35e12,
+    bfloat16=989e12,
+    tf32=494e12,
+    float32=67e12,
+)
 
 
 class Counting(np.ndarray):

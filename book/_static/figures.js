@@ -32,27 +32,58 @@
     };
   }
 
-  // Plotly's own slider cannot be moved by keyboard; a native one in its place can, and a screen reader names it.
-  async function addSlider(figure, plot, stored) {
+  // Plotly's own sliders cannot be moved by keyboard; native ones in their place can, and a screen reader names them.
+  // With several, each one's frames must leave alone what the others' change. A slider named "time" gets a button.
+  async function addSliders(figure, plot, stored) {
     await Plotly.addFrames(plot, stored.frames);
-    const { steps, active = 0, currentvalue } = stored.layout.sliders[0];
-    const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: steps.length - 1 });
-    const output = document.createElement("output");
-    const label = Object.assign(document.createElement("label"), { className: "vla-frames" });
-    label.append(currentvalue.prefix, input, output);
-    figure.prepend(label);
-    const show = () => {
-      output.textContent = steps[input.value].label;
-      input.setAttribute("aria-valuetext", output.textContent);
-    };
-    input.addEventListener("input", () => {
+    const rows = stored.layout.sliders.map(({ steps, active = 0, currentvalue, name }) => {
+      const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: steps.length - 1 });
+      const output = document.createElement("output");
+      const label = document.createElement("label");
+      label.append(currentvalue.prefix, input, output);
+      const show = () => {
+        output.textContent = steps[input.value].label;
+        input.setAttribute("aria-valuetext", output.textContent);
+      };
+      input.addEventListener("input", () => {
+        show();
+        const [frame, options] = steps[input.value].args;
+        Plotly.animate(plot, frame, options);
+      });
+      input.value = active;
       show();
-      const [frame, options] = steps[input.value].args;
-      Plotly.animate(plot, frame, options);
+      const row = Object.assign(document.createElement("div"), { className: "vla-frames" });
+      row.append(label, ...(name === "time" ? [playButton(input)] : []));
+      return row;
     });
-    input.value = active;
-    show();
+    figure.prepend(...rows);
     await Plotly.relayout(plot, { sliders: [] });
+  }
+
+  // Moves a slider to its end, place by place; from its end it begins again.
+  function playButton(input) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Play" });
+    let timer = null;
+    const move = (value) => {
+      input.value = value;
+      input.dispatchEvent(new Event("input"));
+    };
+    const stop = () => {
+      clearInterval(timer);
+      timer = null;
+      button.textContent = "Play";
+    };
+    const next = () => {
+      move(Number(input.value) + 1);
+      if (input.value === input.max) stop();
+    };
+    button.addEventListener("click", () => {
+      if (timer !== null) return stop();
+      if (input.value === input.max) move(input.min);
+      button.textContent = "Stop";
+      timer = setInterval(next, 350);
+    });
+    return button;
   }
 
   async function draw(figure) {
@@ -63,7 +94,7 @@
     const config = { responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
     await Plotly.newPlot(plot, stored.data, stored.layout, config);
     await Plotly.relayout(plot, pageColours());
-    if (stored.frames?.length) await addSlider(figure, plot, stored);
+    if (stored.frames?.length) await addSliders(figure, plot, stored);
     const explorer = stored.layout.meta?.explorer;
     if (explorer) {
       await load("memory.js");
