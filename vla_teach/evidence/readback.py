@@ -46,11 +46,11 @@ SIZES = dict(
     ),
     full=dict(
         K=32, V=32, words=128, streams=20, tune=12, grids=GRIDS, keys=KEYS,
-        loads=(0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4), ranks=(2, 4),
+        loads=(0.25, 0.5, 1, 1.25, 1.5, 2, 3, 4), ranks=(2, 4),
         wide=dict(K=64, keys=some_keys("correlation 0", "correlation 0.9", "elu + 1"), loads=(0.5, 1, 2, 4)),
         exact=dict(correlations=(0, 0.6, 0.95), loads=(0.25, 0.5, 0.75, 1, 1.25, 1.5, 2), lambdas=(0.1, 1e-3, 1e-6)),
         noise=dict(pairs=24, keys=some_keys("correlation 0", "correlation 0.6"), repeats=(1, 4),
-                   sds=(0, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2)),
+                   sds=(0, 0.25, 0.5, 1, 1.5, 2)),
         rewritten=dict(pairs=24, keys=some_keys("correlation 0", "correlation 0.6"), shares=(0, 0.25, 0.5, 0.75, 1)),
     ),
 )  # fmt: skip
@@ -315,14 +315,24 @@ def holm(p):
 
 def pieces(settings):
     """A row of the diagram for each kind of keys, and the slices."""
+    K = settings["wide"]["K"]
     found = {name: partial(row, settings, name) for name in settings["keys"]}
-    found |= {
-        f"K = {settings['wide']['K']}, {name}": partial(wide, settings, name) for name in settings["wide"]["keys"]
-    }
+    found |= {f"K = {K}, {name}": partial(wide, settings, name) for name in settings["wide"]["keys"]}
     found |= {f"ranks, {name}": partial(ranks, settings, name) for name in settings["noise"]["keys"]}
     found |= {f"noise, {name}": partial(noise, settings, name) for name in settings["noise"]["keys"]}
     found |= {f"rewritten, {name}": partial(rewriting, settings, name) for name in settings["rewritten"]["keys"]}
-    return found | {"exact recall": partial(exact_recall, settings)}
+    found["exact recall"] = partial(exact_recall, settings)
+    return {name: partial(on_one_core, piece) for name, piece in found.items()}
+
+
+def on_one_core(piece):
+    """The matrices are too small to share between cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return piece()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def row(settings, name):
@@ -332,9 +342,7 @@ def row(settings, name):
 
 def wide(settings, name):
     """The same for wider keys, a few loads."""
-    K = settings["wide"]["K"]
-    settings = settings | dict(K=K)
-    return [dict(load=load) | cell(settings, load, name) for load in settings["wide"]["loads"]]
+    return row(settings | dict(K=settings["wide"]["K"], loads=settings["wide"]["loads"]), name)
 
 
 def ranks(settings, name):
@@ -345,53 +353,60 @@ def ranks(settings, name):
 
 def noise(settings, name):
     """Noise in the values, with every pair written once or several times."""
-    n, found = settings["noise"]["pairs"], []
-    kept = {
-        key: rules(settings)[key] for key in ("linear", "delta", "gated", "vla", "vla_beta", "vla_interpolate", "exact")
-    }
-    for times, sd in product(settings["noise"]["repeats"], settings["noise"]["sds"]):
-        tune, report = (
-            repeated(draw(settings, n, name, role=role), times, sd, seed)
-            for seed, role in enumerate(("tune", "report"))
-        )
-        found.append(dict(repeats=times, sd=sd, n=n, rules={k: measured(r, tune, report) for k, r in kept.items()}))
+    wanted, found = settings["noise"], []
+    some = named(settings, "linear", "delta", "gated", "vla", "vla_beta", "vla_interpolate", "exact")
+    for times, sd in product(wanted["repeats"], wanted["sds"]):
+        change = partial(repeated, times=times, sd=sd)
+        found.append(dict(repeats=times, sd=sd) | changed(settings, wanted["pairs"], name, change, some))
     return found
 
 
 def rewriting(settings, name):
     """Some keys get a new value: old answers must be forgotten."""
-    n, found = settings["rewritten"]["pairs"], []
-    names = ("linear", "delta", "gated", "vla", "vla_beta", "vla_interpolate", "exact", "exact_forget")
+    wanted = settings["rewritten"]
+    some = named(settings, "linear", "delta", "gated", "vla", "vla_beta", "vla_interpolate", "exact", "exact_forget")
+    return [
+        dict(share=share) | changed(settings, wanted["pairs"], name, partial(rewritten, share=share), some)
+        for share in wanted["shares"]
+    ]
+
+
+def named(settings, *names):
     known = rules(settings) | more_rules(settings)
-    for share in settings["rewritten"]["shares"]:
-        tune, report = (
-            rewritten(draw(settings, n, name, role=role), share, seed) for seed, role in enumerate(("tune", "report"))
-        )
-        found.append(dict(share=share, n=n, rules={key: measured(known[key], tune, report) for key in names}))
-    return found
+    return {name: known[name] for name in names}
+
+
+def changed(settings, n, name, change, some):
+    """What `cell` gives, for n pairs whose streams were changed first."""
+    tune, report = (change(draw(settings, n, name, role=role), seed=i) for i, role in enumerate(("tune", "report")))
+    return dict(n=n, rules={key: measured(rule, tune, report) for key, rule in some.items()})
 
 
 def exact_recall(settings):
-    """How exact the gains are up to n = K and beyond, in double and in single precision.
+    """How exact each gain is at the loads of settings, in double and in single precision (sums and solves alike).
 
-    error: the median over streams of the relative squared error; share: right words. None where the penalty can no
-    longer be inverted to rounding.
+    share: right words, error: median over streams of the relative squared error, as text, one number a load; "-" where
+    the penalty can no longer be inverted to rounding.
     """
-    found, wanted = [], settings["exact"]
-    for correlation, load in product(wanted["correlations"], wanted["loads"]):
-        streams = draw(settings, round(load * settings["K"]), f"correlation {correlation:g}")
-        for gain, lambda_0, dtype in product(("unit", "interpolate", "least_squares"), wanted["lambdas"], DTYPES):
-            rule = Rule(partial(vla_states, gain=gain), [(lambda_0, 1)])
+    wanted, found = settings["exact"], []
+    gains = ("unit", "interpolate", "least_squares")
+    for correlation, gain, lambda_0, dtype in product(wanted["correlations"], gains, wanted["lambdas"], DTYPES):
+        rule, share, error = Rule(partial(vla_states, gain=gain), [(lambda_0, 1)]), [], []
+        for load in wanted["loads"]:
+            n = round(load * settings["K"])
+            streams = draw(settings, n, f"correlation {correlation:g}")
             try:
-                right, error = read(rule, streams._replace(k=streams.k.to(dtype), v=streams.v.to(dtype)))
+                right, errors = read(
+                    rule, streams._replace(k=streams.k.to(DTYPES[dtype]), v=streams.v.to(DTYPES[dtype]))
+                )
             except ValueError:
-                right = error = None
-            found.append(
-                dict(correlation=correlation, load=load, gain=gain, lambda_0=lambda_0, dtype=DTYPES[dtype])
-                | dict(share=None if right is None else rounded(right.mean() / streams.word.shape[1]))
-                | dict(error=None if error is None else rounded(np.median(error)))
-            )
+                share, error = [*share, "-"], [*error, "-"]
+                continue
+            share.append(f"{right.mean() / n:.3f}")
+            error.append(f"{np.median(errors):.2g}")
+        what = dict(correlation=correlation, gain=gain, lambda_0=lambda_0, dtype=dtype)
+        found.append(what | dict(share=" ".join(share), error=" ".join(error)))
     return found
 
 
-DTYPES = {torch.float64: "float64", torch.float32: "float32"}
+DTYPES = dict(float64=torch.float64, float32=torch.float32)
