@@ -19,7 +19,7 @@ from vla_teach.reference import elu_plus_one, unit_rows
 from vla_teach.tasks.incontext import random_keys, random_roots
 
 ABOUT = "Pairs stored once, each key asked once, untrained: which memory reads back right, by load and keys"
-MINUTES = 8
+MINUTES = 4
 KEYS = {f"correlation {c:g}": dict(correlation=c) for c in (0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)}
 KEYS |= {f"condition {c:g}": dict(condition=c) for c in (10, 100, 1000, 10_000)}
 KEYS |= {"elu + 1": dict(positive=True)}
