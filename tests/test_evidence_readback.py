@@ -12,7 +12,7 @@ from vla_teach.experiments import sweep
 from vla_teach.reference import delta_rule, linear_attention, unit_rows, vla_recurrent
 
 GRIDS = dict(betas=(1, 0.3), lambdas=(1, 0.01), alphas=(1, 0.9), few_betas=(1, 0.2))
-SETTINGS = readback.SIZES["smoke"] | dict(K=8, V=8, streams=3, grids=GRIDS)
+SETTINGS = readback.SIZES["smoke"] | dict(K=8, V=8, streams=3, grids=GRIDS, ranks=(3,))
 ALL = readback.rules(SETTINGS) | readback.more_rules(SETTINGS)
 LOOPS = (
     "linear",
@@ -22,7 +22,7 @@ LOOPS = (
     "vla_published",
     "vla_beta",
     "vla_interpolate",
-    "vla_rank_2",
+    "vla_rank_3",
     "exact_forget",
 )
 
@@ -59,8 +59,8 @@ def by_loop(name, setting, k, v, W_u):
     u, (lambda_0, beta) = k, setting
     if name == "vla_published":
         u = unit_rows(k @ W_u.T) / math.sqrt(k.shape[1])
-    if name == "vla_rank_2":
-        u = np.stack([k, np.vstack([zero[:1], k[:-1]])], 1)
+    if name == "vla_rank_3":
+        u = np.stack([k, np.vstack([zero[:1], k[:-1]]), np.vstack([zero[:2], k[:-2]])], 1)
     gain = "interpolate" if name == "vla_interpolate" else "unit"
     return vla_recurrent(zero, k, v, u, lambda_0, np.full(len(k), beta), gain)[1].S
 
@@ -112,9 +112,9 @@ def test_broken_solves_are_seen(streams, monkeypatch):
 
 
 def test_more_than_a_chunk():
-    """Guards streams longer than a chunk, two directions a token among them."""
+    """Guards streams longer than a chunk, three directions a token among them."""
     streams = readback.draw(SETTINGS, ops.CHUNK + 11, "condition 100")
-    for name in ("gated", "vla_beta", "vla_rank_2"):
+    for name in ("gated", "vla_beta", "vla_rank_3"):
         check(name, streams)
 
 
@@ -130,6 +130,13 @@ def test_controls(streams):
     assert (recursive - readback.exact_states(streams, [(0.2, 1)])).abs().max() > 1e-3
     short = vla_recurrent(k, k, v, k / np.sqrt(8), 0.1)[1].S
     np.testing.assert_allclose(readback.vla_states(streams, ALL["vla_key_short"].grid)[0, 0], short, **same)
+
+
+def test_rank_two_is_half_of_lambda_0(streams):
+    """Guards a claim of the chapter: with the key before as second direction, lambda_0 / 2 with one does the same."""
+    two, one = (readback.vla_states(streams, [(x, 1)], rank=r) for x, r in ((0.3, 2), (0.15, 1)))
+    np.testing.assert_allclose(two, one, atol=1e-9)
+    assert (readback.vla_states(streams, [(0.3, 1)]) - one).abs().max() > 1e-2
 
 
 def test_interpolation_is_exact_up_to_K():
@@ -192,11 +199,12 @@ def test_keys():
 
 def test_what_is_written(streams):
     """Guards the slices' streams: each pair so many times, noise of the size asked for, new words where keys return."""
-    noisy = readback.repeated(streams, 5, sd=0.5)
+    noisy, clean = (readback.repeated(streams, 5, sd) for sd in (0.5, 0))
     for b in range(3):
         for i in range(12):
             here = (noisy.k[b] == streams.k[b, i]).all(1)
             assert here.sum() == 5
+            assert torch.equal(clean.v[b, here], streams.v[b, i].expand(5, -1))
     noise = readback.repeated(streams, 200, sd=0.5).v - readback.repeated(streams, 200, sd=0).v
     assert abs((noise**2).sum(2).mean() - 0.25) < 0.01 and torch.equal(noisy.word, streams.word)
     new = readback.rewritten(streams, 0.5)
