@@ -34,7 +34,8 @@ def figures_of(doc):
 
 
 CHAPTERS = [doc for doc in DOCS if (ROOT / f"{doc}.ipynb").exists()]
-FRAMED = [(doc, n) for doc in DOCS for n, figure in enumerate(figures_of(doc)) if figure.get("frames")]
+FRAMED = [(doc, n) for doc in DOCS for n, figure in enumerate(figures_of(doc)) if figure["layout"].get("sliders")]
+MENUS = [(doc, n) for doc in DOCS for n, figure in enumerate(figures_of(doc)) if figure["layout"].get("updatemenus")]
 every_page = pytest.mark.parametrize("doc", DOCS)
 
 
@@ -292,6 +293,31 @@ def test_frame_slider(browser, site, doc, n):
         page.keyboard.press("Shift+Tab")
         page.keyboard.press("Tab")
         assert slider.evaluate("slider => slider === document.activeElement"), "Tab does not reach the slider"
+        assert not wrong
+
+
+@pytest.mark.parametrize(("doc", "n"), MENUS)
+def test_frame_menu(browser, site, doc, n):
+    """Guards the dropdown of a figure with frames: it is a native one, and each entry draws its frame."""
+    stored = figures_of(doc)[n]
+    menu, frames = stored["layout"]["updatemenus"][0], {frame["name"]: frame for frame in stored["frames"]}
+    with tab(browser) as page:
+        wrong = complaints(page)
+        page.goto(f"{site}/{doc}.html")
+        figure = draw_all(page)[n]
+        plot, select = figure.query_selector(".vla-plot"), figure.query_selector(".vla-frames select")
+        labels = [button["label"] for button in menu["buttons"]]
+        assert select.evaluate("select => [...select.options].map(option => option.label)") == labels
+        assert select.evaluate("select => select.labels[0].textContent").startswith(menu["name"])
+        assert int(select.input_value()) == menu.get("active", 0)
+        assert not plot.query_selector_all(".updatemenu-button")
+        for i in [*range(1, len(labels)), 0]:
+            marks = plot.evaluate(MARKS)
+            select.select_option(str(i))
+            page.wait_for_function(f"([plot, marks]) => ({MARKS})(plot) !== marks", arg=[plot, marks])
+            frame, drawn = frames[menu["buttons"][i]["args"][0][0]], plot.evaluate(DRAWN)
+            for trace, data in zip(frame.get("traces") or range(len(drawn)), frame["data"], strict=True):
+                assert np.array_equal(flat(drawn[trace]), flat(data["y"]), equal_nan=True)
         assert not wrong
 
 

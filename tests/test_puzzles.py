@@ -91,6 +91,26 @@ BROKEN = [
     ("cached", "no largest", "tl.exp(largest - new), tl.exp(score - new)", "1.0, tl.exp(score)", "NaN|expected"),
     ("cached", "zeros beyond the end", "axis=1), -1e30)", "axis=1), 0.0)", "expected"),
     ("cached", "not divided", "b_o / total", "b_o", "expected"),
+    ("moments", "squares of the numbers themselves",
+     "square += tl.sum(off * off, axis=1) + gap * gap * first * n / (first + n)",
+     "square += tl.sum(b_x * b_x, axis=1) - n * new * new", "var["),
+    ("moments", "the gap between tiles forgotten", " + gap * gap * first * n / (first + n)", "", "var["),
+    ("moments", "the tile's width for its numbers", "n = tl.minimum(BK, K - first)", "n = BK", "expected"),
+    ("moments", "no mask on the differences", "tl.where(m, b_x - new[:, None], 0.0)", "b_x - new[:, None]", "var["),
+    ("moments", "not divided", "square / K", "square", "var["),
+    ("moments", "read twice",
+     "        new = ", "        b_x = tl.load(p_x + o_t[:, None] * stride + o_k, mask=m, other=0.0)\n        new = ",
+     "it is right, but reads 256 numbers; expected at most 136"),
+    ("product", "x read for each part of w", "        b_out += tl.dot(b_x, b_w, input_precision=\"ieee\")",
+     "        for part in range(0, BN, BK):\n"
+     "            b_x = tl.load(p_x + o_t[:, None] * stride + o_k, mask=m_x, other=0.0)\n"
+     "            here = (o_n >= part) & (o_n < part + BK)\n"
+     "            b_out += tl.dot(b_x, tl.where(here, b_w, 0.0), input_precision=\"ieee\")", "it is right, but reads"),
+    ("product", "w on its side", "p_w + o_k[:, None] * stride + o_n", "p_w + o_k[:, None] + o_n * stride", "expected"),
+    ("product", "one step only", "range(0, K, BK)", "range(0, BK, BK)", "expected"),
+    ("product", "the last step for the sum", "b_out += tl", "b_out = tl", "expected"),
+    ("product", "no mask on w", "mask=m_w, other=0.0", "mask=o_n < K, other=0.0", "is NaN"),
+    ("product", "no mask on the store", ", mask=(o_t[:, None] < T) & (o_n < K))", ")", "outside out"),
 ]  # fmt: skip
 
 WITHOUT = """

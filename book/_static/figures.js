@@ -55,6 +55,19 @@
     await Plotly.relayout(plot, { sliders: [] });
   }
 
+  // The same for a dropdown whose entries lead to frames.
+  async function addMenu(figure, plot, stored) {
+    await Plotly.addFrames(plot, stored.frames);
+    const { buttons, active = 0, name } = stored.layout.updatemenus[0];
+    const select = document.createElement("select");
+    buttons.forEach((button, i) => select.append(new Option(button.label, i, i === active, i === active)));
+    const label = Object.assign(document.createElement("label"), { className: "vla-frames" });
+    label.append(name, select);
+    figure.prepend(label);
+    select.addEventListener("change", () => Plotly.animate(plot, ...buttons[select.value].args));
+    await Plotly.relayout(plot, { updatemenus: [] });
+  }
+
   async function draw(figure) {
     const plot = figure.querySelector(".vla-plot");
     const stored = JSON.parse(figure.querySelector("script").textContent);
@@ -63,7 +76,8 @@
     const config = { responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
     await Plotly.newPlot(plot, stored.data, stored.layout, config);
     await Plotly.relayout(plot, pageColours());
-    if (stored.frames?.length) await addSlider(figure, plot, stored);
+    if (stored.layout.updatemenus?.length) await addMenu(figure, plot, stored);
+    else if (stored.frames?.length) await addSlider(figure, plot, stored);
     const explorer = stored.layout.meta?.explorer;
     if (explorer) {
       await load("memory.js");
