@@ -1,5 +1,6 @@
 """The puzzles' checker: right kernels pass, each broken one is refused with the words that help."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -177,6 +178,19 @@ def test_a_broken_kernel_is_refused(said, name, mistake, words):
 def test_every_puzzle_has_at_least_two_broken_kernels():
     """Guards the list above against a puzzle that came later."""
     assert all(sum(name == broken[0] for broken in BROKEN) >= 2 for name in PUZZLES)
+
+
+def test_reading_is_counted_where_it_can_be():
+    """Guards a reader with a GPU, where nothing is counted, and the puzzles that have no limit."""
+    for name, device in (("moments", "cuda"), ("write", "cuda"), ("write", "cpu")):
+        with puzzles.counting(PUZZLES[name], device) as launches:
+            assert launches == []
+        assert puzzles.wasteful(PUZZLES[name], dict(T=1, K=1), launches) is None
+    launch = argparse.Namespace(read=dict(p_x=4 * 30, p_w=4 * 22), written={})
+    assert puzzles.wasteful(PUZZLES["moments"], dict(T=4, K=12), [launch]) is None
+    assert "reads 104 numbers; expected at most 52" in puzzles.wasteful(
+        PUZZLES["moments"], dict(T=4, K=12), [launch] * 2
+    )
 
 
 def test_every_puzzle_stands_in_a_chapter():
