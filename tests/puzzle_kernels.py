@@ -225,6 +225,37 @@ def cached(p_q, p_k, p_v, p_o, T, K, stride, BT: tl.constexpr, BK: tl.constexpr)
     tl.store(p_o + o_k, b_o / total, mask=o_k < K)
 
 
+@triton.jit
+def moments(p_x, p_mean, p_var, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    o_t = tl.program_id(0) * BT + tl.arange(0, BT)
+    mean, square = tl.zeros([BT], tl.float32), tl.zeros([BT], tl.float32)
+    for first in range(0, K, BK):
+        o_k = first + tl.arange(0, BK)
+        m = (o_t[:, None] < T) & (o_k < K)
+        b_x = tl.load(p_x + o_t[:, None] * stride + o_k, mask=m, other=0.0)
+        n = tl.minimum(BK, K - first)
+        new = tl.sum(b_x, axis=1) / n
+        off = tl.where(m, b_x - new[:, None], 0.0)
+        gap = new - mean
+        square += tl.sum(off * off, axis=1) + gap * gap * first * n / (first + n)
+        mean += gap * n / (first + n)
+    tl.store(p_mean + o_t, mean, mask=o_t < T)
+    tl.store(p_var + o_t, square / K, mask=o_t < T)
+
+
+@triton.jit
+def product(p_x, p_w, p_out, T, K, stride, BT: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr):
+    o_t, o_n = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BN)
+    b_out = tl.zeros([BT, BN], tl.float32)
+    for first in range(0, K, BK):
+        o_k = first + tl.arange(0, BK)
+        m_x, m_w = (o_t[:, None] < T) & (o_k < K), (o_k[:, None] < K) & (o_n < K)
+        b_x = tl.load(p_x + o_t[:, None] * stride + o_k, mask=m_x, other=0.0)
+        b_w = tl.load(p_w + o_k[:, None] * stride + o_n, mask=m_w, other=0.0)
+        b_out += tl.dot(b_x, b_w, input_precision="ieee")
+    tl.store(p_out + o_t[:, None] * stride + o_n, b_out, mask=(o_t[:, None] < T) & (o_n < K))
+
+
 # ---- end of the kernels
 
 

@@ -475,6 +475,11 @@ def check_reader(module):
     assert module.crossover({1: 2.0, 2: 2.0}, {1: 2.0, 2: 4.0}) == 1
     assert module.crossover({1: 1.0, 2: 2.0}, {1: 2.0, 2: 2.0}) is None
     assert module.speedups(content, "vla_triton", 64, "forward") == {1024: 200}
+    assert module.rows_of(content, "flash", 64, "forward+backward") == {}  # out of memory
+    back = content | dict(rows=content["rows"][::-1])
+    assert [*module.rows_of(back, "vla_triton", 64, "forward").items()] == [
+        (T, row("vla_triton", T, ms, share=0.25, peak_over_inputs=2.0)) for T, ms in ours.items()
+    ]
     text = module.table(content)
     lines = [line.split() for line in text.splitlines()]
     assert ["T", "flash", "vla_triton", "vla_loop"] in lines
@@ -733,6 +738,8 @@ MUTATIONS = {
         ("if not own or not all(own):", "if not all(own):"),
         ('== (row["contestant"], row["D"])]\n    if not own', '== (row["contestant"], one["D"])]\n    if not own'),
         ("and not isinstance(x, bool) and", "and"),
+        ('[row for row in content["rows"] if row["status"] == RAN]', 'content["rows"]'),
+        ("for row in sorted(chosen, key=lambda row: row[\"T\"])", "for row in chosen"),
         ("lead[T] <= 0", "lead[T] < 0"),
         ("low = slower[-1]", "low = slower[0]"),
         ("theirs[T] / ours[T] for T in ours", "ours[T] / theirs[T] for T in ours"),

@@ -39,7 +39,13 @@ FRAMED = [
     for doc in DOCS
     for n, figure in enumerate(figures_of(doc))
     if figure.get("frames")
-    for i in range(len(figure["layout"]["sliders"]))
+    for i in range(len(figure["layout"].get("sliders") or ()))
+]
+MENUS = [
+    (doc, n, i)
+    for doc in DOCS
+    for n, figure in enumerate(figures_of(doc))
+    for i in range(len(figure["layout"].get("updatemenus") or ()))
 ]
 every_page = pytest.mark.parametrize("doc", DOCS)
 
@@ -328,6 +334,39 @@ def test_play_button(browser, site, doc, n, i):
         button.focus()
         page.keyboard.press("Enter")
         page.wait_for_function("slider => slider.value == 1", arg=slider)
+        assert not wrong
+
+
+@pytest.mark.parametrize(("doc", "n", "i"), MENUS)
+def test_menu(browser, site, doc, n, i):
+    """Guards the dropdown of a figure: it is a native one, and each entry draws its frame, or its data."""
+    stored = figures_of(doc)[n]
+    menu, frames = stored["layout"]["updatemenus"][i], {frame["name"]: frame for frame in stored.get("frames") or ()}
+    with tab(browser) as page:
+        wrong = complaints(page)
+        page.goto(f"{site}/{doc}.html")
+        figure = draw_all(page)[n]
+        plot, selects = figure.query_selector(".vla-plot"), figure.query_selector_all(".vla-frames select")
+        assert len(selects) == len(stored["layout"]["updatemenus"])
+        select = selects[len(selects) - 1 - i]  # each was put in front of the last
+        labels = [button["label"] for button in menu["buttons"]]
+        assert select.evaluate("select => [...select.options].map(option => option.label)") == labels
+        assert select.evaluate("select => select.labels[0].textContent").startswith(menu.get("name") or "Show: ")
+        assert int(select.input_value()) == menu.get("active", 0)
+        assert not plot.query_selector_all(".updatemenu-button")
+        for entry in [*range(1, len(labels)), 0]:
+            marks, button = plot.evaluate(MARKS), menu["buttons"][entry]
+            select.select_option(str(entry))
+            page.wait_for_function(f"([plot, marks]) => ({MARKS})(plot) !== marks", arg=[plot, marks])
+            if button["method"] == "animate":
+                frame, drawn = frames[button["args"][0][0]], plot.evaluate(DRAWN)
+                for trace, data in zip(frame.get("traces") or range(len(drawn)), frame["data"], strict=True):
+                    assert np.array_equal(flat(drawn[trace]), flat(data["y"]), equal_nan=True)
+            else:
+                changed, traces, drawn = *button["args"], plot.evaluate(DRAWN)
+                wanted = changed.get("z") or changed["y"]
+                for trace, data in zip(traces, wanted, strict=True):
+                    assert np.array_equal(flat(drawn[trace]), flat(data), equal_nan=True)
         assert not wrong
 
 

@@ -1,9 +1,11 @@
 """The puzzles' checker: right kernels pass, each broken one is refused with the words that help."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import nbformat
 import pytest
@@ -91,6 +93,26 @@ BROKEN = [
     ("cached", "no largest", "tl.exp(largest - new), tl.exp(score - new)", "1.0, tl.exp(score)", "NaN|expected"),
     ("cached", "zeros beyond the end", "axis=1), -1e30)", "axis=1), 0.0)", "expected"),
     ("cached", "not divided", "b_o / total", "b_o", "expected"),
+    ("moments", "squares of the numbers themselves",
+     "square += tl.sum(off * off, axis=1) + gap * gap * first * n / (first + n)",
+     "square += tl.sum(b_x * b_x, axis=1) - n * new * new", "var["),
+    ("moments", "the gap between tiles forgotten", " + gap * gap * first * n / (first + n)", "", "var["),
+    ("moments", "the tile's width for its numbers", "n = tl.minimum(BK, K - first)", "n = BK", "expected"),
+    ("moments", "no mask on the differences", "tl.where(m, b_x - new[:, None], 0.0)", "b_x - new[:, None]", "var["),
+    ("moments", "not divided", "square / K", "square", "var["),
+    ("moments", "read twice",
+     "        new = ", "        b_x = tl.load(p_x + o_t[:, None] * stride + o_k, mask=m, other=0.0)\n        new = ",
+     "it is right, but reads 256 numbers; expected at most 136"),
+    ("product", "x read for each part of w", "        b_out += tl.dot(b_x, b_w, input_precision=\"ieee\")",
+     "        for part in range(0, BN, BK):\n"
+     "            b_x = tl.load(p_x + o_t[:, None] * stride + o_k, mask=m_x, other=0.0)\n"
+     "            here = (o_n >= part) & (o_n < part + BK)\n"
+     "            b_out += tl.dot(b_x, tl.where(here, b_w, 0.0), input_precision=\"ieee\")", "it is right, but reads"),
+    ("product", "w on its side", "p_w + o_k[:, None] * stride + o_n", "p_w + o_k[:, None] + o_n * stride", "expected"),
+    ("product", "one step only", "range(0, K, BK)", "range(0, BK, BK)", "expected"),
+    ("product", "the last step for the sum", "b_out += tl", "b_out = tl", "expected"),
+    ("product", "no mask on w", "mask=m_w, other=0.0", "mask=o_n < K, other=0.0", "is NaN"),
+    ("product", "no mask on the store", ", mask=(o_t[:, None] < T) & (o_n < K))", ")", "outside out"),
 ]  # fmt: skip
 
 WITHOUT = """
@@ -157,6 +179,17 @@ def test_a_broken_kernel_is_refused(said, name, mistake, words):
 def test_every_puzzle_has_at_least_two_broken_kernels():
     """Guards the list above against a puzzle that came later."""
     assert all(sum(name == broken[0] for broken in BROKEN) >= 2 for name in PUZZLES)
+
+
+def test_reading_is_counted_where_it_can_be():
+    """Guards a reader with a GPU, where nothing is counted, and the puzzles that have no limit."""
+    for name, device in (("moments", "cuda"), ("write", "cuda"), ("write", "cpu")):
+        assert isinstance(puzzles.counting(PUZZLES[name], device), nullcontext)
+    puzzle, sizes = PUZZLES["moments"], dict(T=4, K=12)
+    launch = argparse.Namespace(read=dict(p_x=4 * 30, p_w=4 * 22), written={})
+    assert puzzles.wasteful(puzzle, sizes, []) is puzzles.wasteful(puzzle, sizes, [launch]) is None
+    assert "reads 104 numbers; expected at most 52" in puzzles.wasteful(puzzle, sizes, [launch] * 2)
+    assert puzzles.wasteful(PUZZLES["write"], sizes, []) is None
 
 
 def test_every_puzzle_stands_in_a_chapter():

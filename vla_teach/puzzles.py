@@ -2,10 +2,11 @@
 
 Outputs are filled with a marked NaN beforehand, so an entry that was never written is known as such. All arrays lie in
 larger buffers: reading outside one gives NaN, writing outside one is noticed. Matrices have gaps between their rows, so
-a kernel needs the stride that it is given. Needs PyTorch and Triton; without a GPU set TRITON_INTERPRET=1 before Triton
-is imported, and its interpreter runs the kernel on the CPU.
+a kernel needs the stride that it is given. Some puzzles allow only so many numbers to be read. Needs PyTorch and
+Triton; without a GPU set TRITON_INTERPRET=1 before Triton is imported, and its interpreter runs the kernel on the CPU.
 """
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ class Puzzle(NamedTuple):
     programs: object  # sizes -> the grid
     inputs: object  # (rng, sizes) -> {name: array}, in the order of the signature
     reference: object  # inputs -> {name: array}, the outputs, in the order of the signature
+    most: object = None  # sizes -> the most numbers that may be read; the interpreter counts them, a GPU does not
 
     def __str__(self):
         return f"{self.says}\n{self.signature}\ntiles: {', '.join(f'{b} = {n}' for b, n in self.blocks.items())}"
@@ -113,6 +115,11 @@ def cache(rng, T, K):
     """q [K], k and v [T, K]; k q grows slowly from 100, or from -100 for odd T: no number for a bare exponential."""
     q, k, v = rng.normal(size=K), rng.normal(size=(T, K)) / 2, rng.normal(size=(T, K))
     return dict(q=q, k=k + np.outer(100 * (-1) ** T + np.arange(T) / 8, q / (q @ q)), v=v)
+
+
+def far_from_zero(rng, T, K):
+    """Random numbers [T, K] of spread 1 around 300 or -300: their squares have no digits left for the spread."""
+    return rng.normal(size=(T, K)) + 300 * rng.choice([-1, 1], size=(T, 1))
 
 
 def softmax(x):
@@ -275,6 +282,28 @@ PUZZLES = {
         lambda rng, n: cache(rng, n["T"], n["K"]),
         lambda q, k, v: dict(o=softmax(k @ q) @ v),
     ),
+    "moments": Puzzle(
+        "Mean and variance of each row of x [T, K]: the sum over K, divided by K, of x, and of (x - mean)^2.\n"
+        "One program takes BT rows, BK columns at a time, and reads x once (and once more a number of each row).",
+        "moments(p_x, p_mean, p_var, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=8, K=16), dict(T=13, K=45), dict(T=3, K=100)),
+        dict(BT=8, BK=16),
+        lambda n: (cdiv(n["T"], 8),),
+        lambda rng, n: dict(x=far_from_zero(rng, n["T"], n["K"])),
+        lambda x: dict(mean=x.mean(axis=1), var=x.var(axis=1)),
+        lambda n: n["T"] * n["K"] + n["T"],
+    ),
+    "product": Puzzle(
+        "out = x w, with x [T, K] and w [K, K]; K is at most BN. One program makes BT rows of out, in steps of BK\n"
+        "columns of x and rows of w. It reads its rows of x once, and w once.",
+        "product(p_x, p_w, p_out, T, K, stride, BT, BK, BN)",
+        (dict(T=1, K=1), dict(T=32, K=64), dict(T=45, K=37), dict(T=19, K=50)),
+        dict(BT=16, BK=16, BN=64),
+        lambda n: (cdiv(n["T"], 16),),
+        lambda rng, n: dict(x=rng.normal(size=(n["T"], n["K"])) / 4, w=rng.normal(size=(n["K"], n["K"])) / 4),
+        lambda x, w: dict(out=x @ w),
+        lambda n: n["T"] * n["K"] + cdiv(n["T"], 16) * n["K"] ** 2,
+    ),
 }
 
 
@@ -324,14 +353,32 @@ def run(puzzle, kernel, sizes, rng, device):
     strides = [x.stride(0) for x in tensors if x.ndim == 2][:1]  # one for all matrices: they have the same width
     launch = kernel[puzzle.programs(sizes)] if hasattr(kernel, "__getitem__") else kernel
     try:
-        with np.errstate(all="ignore"):  # 0 / 0 in an entry that is masked off afterwards does no harm
+        # 0 / 0 in an entry that is masked off afterwards does no harm.
+        with np.errstate(all="ignore"), counting(puzzle, device) as launches:
             launch(*tensors, *sizes.values(), *strides, **puzzle.blocks)
         faults = [x.outside() for x in (*outputs, *inputs)] + [x.changed() for x in inputs]
-        faults += [x.wrong(wanted[x.name]) for x in outputs]
+        faults += [*(x.wrong(wanted[x.name]) for x in outputs), wasteful(puzzle, sizes, launches)]
     except Exception as error:  # a reader's kernel can raise anything
         cause = error.__cause__ or error
         return f"it raises {type(cause).__name__}, {cause}"
     return next(filter(None, faults), None)
+
+
+def counting(puzzle, device):
+    """A context with a list of what is launched in it, if the puzzle limits what is read and it can be counted."""
+    if puzzle.most is None or device != "cpu":
+        return nullcontext([])
+    from vla_teach.watch import watch
+
+    return watch()
+
+
+def wasteful(puzzle, sizes, launches):
+    """The complaint about more numbers read than the puzzle allows."""
+    read = sum(sum(one.read.values()) for one in launches) // 4
+    if not read or read <= puzzle.most(sizes):
+        return None
+    return f"it is right, but reads {read} numbers; expected at most {puzzle.most(sizes)}"
 
 
 class Guarded:

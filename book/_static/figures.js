@@ -35,7 +35,6 @@
   // Plotly's own sliders cannot be moved by keyboard; native ones in their place can, and a screen reader names them.
   // With several, each one's frames must leave alone what the others' change. A slider named "time" gets a button.
   async function addSliders(figure, plot, stored) {
-    await Plotly.addFrames(plot, stored.frames);
     const rows = stored.layout.sliders.map(({ steps, active = 0, currentvalue, name }) => {
       const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: steps.length - 1 });
       const output = document.createElement("output");
@@ -86,6 +85,22 @@
     return button;
   }
 
+  // The same for dropdowns: a native one is reached by keyboard, Plotly's own is not.
+  function addMenus(figure, plot, stored) {
+    for (const { buttons, active = 0, name } of stored.layout.updatemenus) {
+      const select = document.createElement("select");
+      buttons.forEach((button, i) => select.append(new Option(button.label, i, i === active, i === active)));
+      const label = Object.assign(document.createElement("label"), { className: "vla-frames" });
+      label.append(name ?? "Show: ", select);
+      figure.prepend(label);
+      select.addEventListener("change", () => {
+        const { method, args } = buttons[select.value];
+        Plotly[method](plot, ...args);
+      });
+    }
+    return Plotly.relayout(plot, { updatemenus: [] });
+  }
+
   async function draw(figure) {
     const plot = figure.querySelector(".vla-plot");
     const stored = JSON.parse(figure.querySelector("script").textContent);
@@ -94,7 +109,9 @@
     const config = { responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
     await Plotly.newPlot(plot, stored.data, stored.layout, config);
     await Plotly.relayout(plot, pageColours());
-    if (stored.frames?.length) await addSliders(figure, plot, stored);
+    if (stored.frames?.length) await Plotly.addFrames(plot, stored.frames);
+    if (stored.layout.sliders?.length) await addSliders(figure, plot, stored);
+    if (stored.layout.updatemenus?.length) await addMenus(figure, plot, stored);
     const explorer = stored.layout.meta?.explorer;
     if (explorer) {
       await load("memory.js");

@@ -71,11 +71,16 @@ def above_0(x):
 # ---- what follows -----------------------------------------------------------------------------------------------
 
 
-def times(content, contestant, D, passes):
-    """{T: median in ms} of one contestant."""
+def rows_of(content, contestant, D, passes):
+    """{T: row} of one contestant, where it has a time, T rising."""
     chosen = [row for row in content["rows"] if row["status"] == RAN]
     chosen = [row for row in chosen if (row["contestant"], row["D"], row["passes"]) == (contestant, D, passes)]
-    return {row["T"]: row["median_ms"] for row in sorted(chosen, key=lambda row: row["T"])}
+    return {row["T"]: row for row in sorted(chosen, key=lambda row: row["T"])}
+
+
+def times(content, contestant, D, passes):
+    """{T: median in ms} of one contestant."""
+    return {T: row["median_ms"] for T, row in rows_of(content, contestant, D, passes).items()}
 
 
 def softmax_times(content, D, passes):
