@@ -90,6 +90,27 @@ def walk_values(p_q, p_k, p_v, p_g, p_o, T, K, stride, BV: tl.constexpr, BK: tl.
 
 
 @triton.jit
+def chunk_sums(p_u, p_out, T, K, stride, BT: tl.constexpr, BK: tl.constexpr):
+    m, o_k = tl.program_id(0), tl.arange(0, BK)
+    o_t = m * BT + tl.arange(0, BT)
+    b_u = tl.load(p_u + o_t[:, None] * stride + o_k, mask=(o_t[:, None] < T) & (o_k < K), other=0.0)
+    b_out = tl.dot(tl.trans(b_u), b_u, input_precision="ieee")
+    tl.store(p_out + (m * K + o_k)[:, None] * stride + o_k, b_out, mask=(o_k[:, None] < K) & (o_k < K))
+
+
+@triton.jit
+def states(p_P, p_L, p_out, N, K, stride, BV: tl.constexpr, BK: tl.constexpr):
+    o_v, o_k = tl.program_id(0) * BV + tl.arange(0, BV), tl.arange(0, BK)
+    b_S = tl.zeros([BV, BK], tl.float32)
+    for m in range(N):
+        o, there = (m * K + o_v)[:, None] * stride + o_k, (o_v[:, None] < K) & (o_k < K)
+        tl.store(p_out + o, b_S, mask=there)
+        o_P = (m * K + o_k)[:, None] * stride + o_k
+        b_P = tl.load(p_P + o_P, mask=(o_k[:, None] < K) & (o_k < K), other=0.0)
+        b_S = tl.dot(b_S, b_P, input_precision="ieee") + tl.load(p_L + o, mask=there, other=0.0)
+
+
+@triton.jit
 def sweep(p_M, p_out, K, stride, BK: tl.constexpr):
     o_k = tl.arange(0, BK)
     o, m = o_k[:, None] * stride + o_k, (o_k[:, None] < K) & (o_k < K)

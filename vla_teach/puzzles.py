@@ -68,6 +68,21 @@ def walked(q, k, v, g):
     return out
 
 
+def chunk_sums(u, BT):
+    """Rows m K to m K + K: the sum of u_t u_t^T over the m-th BT tokens. u [T, K] -> [n K, K]."""
+    return np.concatenate([u[t : t + BT].T @ u[t : t + BT] for t in range(0, len(u), BT)])
+
+
+def states_before(P, L):
+    """S before each chunk, from S = 0: a chunk makes S P + L of it. P, L [N K, K] -> [N K, K]."""
+    K = P.shape[1]
+    S, out = np.zeros((K, K)), np.empty_like(L)
+    for m in range(0, len(P), K):
+        out[m : m + K] = S
+        S = S @ P[m : m + K] + L[m : m + K]
+    return out
+
+
 def solved_from(A, u, k, BT):
     """A_t k_t for every token; A [n K, K] has the inverse before every BT-th token."""
     K, out = k.shape[1], np.empty_like(k)
@@ -183,6 +198,26 @@ PUZZLES = {
         lambda n: (cdiv(n["K"], 4),),
         lambda rng, n: {name: unit_rows(rng, n["T"], n["K"]) for name in "qkvg"},
         lambda q, k, v, g: dict(o=walked(q, k, v, g)),
+    ),
+    "chunk_sums": Puzzle(
+        "Rows m K to m K + K of the output are the sum of u_t u_t^T over chunk m, tokens m BT to m BT + BT or to the\n"
+        "last; u [T, K]. One program takes a chunk, with one product of tiles.",
+        "chunk_sums(p_u, p_out, T, K, stride, BT, BK)",
+        (dict(T=1, K=1), dict(T=32, K=16), dict(T=45, K=11), dict(T=19, K=5)),
+        dict(BT=16, BK=16),
+        lambda n: (cdiv(n["T"], 16),),
+        lambda rng, n: dict(u=rng.normal(size=(n["T"], n["K"]))),
+        lambda u: dict(out=chunk_sums(u, 16)),
+    ),
+    "states": Puzzle(
+        "Chunk m makes S P + L of the memory S [K, K], with rows m K to m K + K of P and of L; S = 0 before chunk 0.\n"
+        "The same rows of the output are S before chunk m. A program takes BV rows of S through all N chunks.",
+        "states(p_P, p_L, p_out, N, K, stride, BV, BK)",
+        (dict(N=1, K=1), dict(N=3, K=32), dict(N=5, K=21), dict(N=2, K=18)),
+        dict(BV=16, BK=32),
+        lambda n: (cdiv(n["K"], 16),),
+        lambda rng, n: {x: rng.normal(size=(n["N"] * n["K"], n["K"])) / np.sqrt(n["K"]) for x in ("P", "L")},
+        lambda P, L: dict(out=states_before(P, L)),
     ),
     "sweep": Puzzle(
         "The inverse of the symmetric M [K, K], in K steps. Step j, with r row j and p = M[j, j]: subtract r r^T / p;\n"
