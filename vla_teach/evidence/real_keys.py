@@ -29,16 +29,17 @@ ABOUT = "Keys and values of a trained transformer and of digits: how correlated,
 MINUTES = 8
 SIZES = dict(
     smoke=dict(source="stand-in", windows=5, heads=2, layers=2, T=48, K=8, tune_every=5, digits=48, stream=96),
-    full=dict(source=minilm.PACKAGE, T=256, tune_every=5, digits=256, stream=1000),
+    full=dict(source=minilm.PACKAGE, T=256, tune_every=8, digits=256, stream=1000),
 )
 ERRORS = ("next", "all", "recent")
 RECENT = 16
 PARTS = 8  # how often in a window the state is looked at
-BETAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-ALPHAS = (0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
+GAINS = ("unit", "interpolate", "least_squares")  # the kinds that have a penalty
+BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+ALPHAS = (0.95, 0.98, 0.99, 0.995, 1.0)
 LAMBDAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-ROOM = 25_000_000  # numbers in the largest tensor; heads are taken a few at a time
+SCALES = (0.2, 0.5, 1.0, 2.0, 5.0)
+ROOM = 1_000_000  # numbers in the largest tensor, so that it stays in cache; heads are taken a few at a time
 
 
 class Rule(NamedTuple):
@@ -72,6 +73,7 @@ def rules(K):
         "VLA, interpolating": Rule("interpolate", settings=tuned),
         "exact least squares, 0.1": Rule("least_squares", settings=tenth),
         "exact least squares": Rule("least_squares", settings=grid(lambda_0=LAMBDAS)),
+        "least squares, forgetting": Rule("least_squares", settings=grid(lambda_0=LAMBDAS, alpha=ALPHAS)),
     }
 
 
@@ -79,7 +81,7 @@ def rules(K):
 PENALISED = ("VLA, random u", "VLA, 0.1", "VLA, 0.1/K", "VLA", "VLA, interpolating")
 RIVALS = (
     "mean of the values", "linear attention, averaged", "DeltaNet, beta = 1", "DeltaNet", "gated DeltaNet",
-    "exact least squares",
+    "exact least squares", "least squares, forgetting",
 )  # fmt: skip
 
 
@@ -196,16 +198,16 @@ def describe(k):
 # ---- memories ---------------------------------------------------------------------------------------------------
 
 
+def look_times(T):
+    """When the state is looked at: PARTS times, evenly."""
+    return tuple(T * (i + 1) // PARTS for i in range(PARTS))
+
+
 class Run(NamedTuple):
-    """A memory that has read its windows: S_t = scale_t sum_{s<=t} alpha^(t-s) written_s g_s^T."""
+    """A memory that has read its windows."""
 
     missed: torch.Tensor  # [W, G, T, V]   v_t less what the memory says of k_t before it is told
-    written: torch.Tensor  # [W, G, T, V]
-    g: torch.Tensor  # [W, G, T, K]
-    alpha: torch.Tensor  # [G]
-    scale: torch.Tensor  # [G, T]
-    u: torch.Tensor | None  # [W, G, T, K]; with it M_t = lambda_0 I + sum u u^T
-    lambda_0: torch.Tensor  # [G]
+    S: torch.Tensor  # [W, G, n, V, K]     after each of n parts of the window
 
 
 def penalty_directions(rule, k, raw, first):
@@ -217,41 +219,65 @@ def penalty_directions(rule, k, raw, first):
     return unit(raw @ torch.stack(draws).to(k.dtype).mT) / math.sqrt(K)
 
 
-def read_window(rule, k, v, raw, first=0, beta=1.0, alpha=1.0, lambda_0=1.0, scale=1.0):
-    """A Run of every window and head from S = 0; each setting is one number or one a head, [G].
+def penalty(u, lambda_0):
+    """lambda_0 I + the sum of u u^T over all tokens: u [W, G, T, K], lambda_0 [G] -> [W, G, K, K]."""
+    return lambda_0[:, None, None] * torch.eye(u.shape[-1], dtype=u.dtype) + u.mT @ u
 
-    All tokens at once: what a rule misses solves (I + stril(alpha^(t-s) k_t . g_s)) missed = v.
+
+def gains(rule, k, u, lambda_0, alpha):
+    """g [W, G, T, K], before beta; lambda_0, alpha [G]. Least squares may forget: its H_t is alpha H_{t-1} + k k^T.
+
+    With k and u at time t multiplied by alpha^(-t/2), a sum that forgets is one that does not, times alpha^t.
     """
-    G, T = k.shape[1:3]
-    beta, alpha, lambda_0, scale = (
-        torch.as_tensor(x, dtype=k.dtype).expand(G).contiguous() for x in (beta, alpha, lambda_0, scale)
-    )
-    t, ones, u = torch.arange(1, T + 1, dtype=k.dtype), torch.ones(G, T, dtype=k.dtype), None
-    if rule.kind in ("mean", "linear", "average"):
-        g = torch.full_like(k[..., :1], 1.0) if rule.kind == "mean" else k
-        scale = ones if rule.kind == "linear" else scale[:, None] / t
-        before = torch.cat([ones[:, :1], scale[:, :-1]], 1)  # of S_{t-1}
-        missed = v - before[..., None] * ((g @ g.mT).tril(-1) @ v)
-        return Run(missed, v, g, ones[:, 0], scale, None, lambda_0)
-    g = k
-    if rule.kind != "delta":
-        u = penalty_directions(rule, k, raw, first)
-        C = min(ops.CHUNK, T)
-        M = lambda_0[:, None, None] * torch.eye(k.shape[-1], dtype=k.dtype)
-        a, _ = ops.penalty_solve(ops.in_chunks(k, C), ops.in_chunks(u, C), M.expand(len(k), *M.shape))
-        g = ops.write_gain(a.flatten(2, 3)[:, :, :T], k, rule.kind)
-    g = beta[:, None, None] * g
-    age = (t[:, None] - t).clamp(min=0)
-    W = (alpha[:, None, None] ** age * (k @ g.mT)).tril(-1)  # the unit diagonal is implied
-    missed = torch.linalg.solve_triangular(W, v, upper=False, unitriangular=True)
-    return Run(missed, missed, g, alpha, ones, u, lambda_0)
+    if rule.kind not in GAINS:
+        return k
+    T, C = k.shape[2], min(ops.CHUNK, k.shape[2])
+    grow = torch.ones_like(k[0, :, :, :1])
+    if rule.kind == "least_squares":
+        grow = (alpha[:, None] ** (-torch.arange(1, T + 1, dtype=k.dtype) / 2))[..., None]
+    M = penalty(u[:, :, :0], lambda_0)
+    a, _ = ops.penalty_solve(ops.in_chunks(grow * k, C), ops.in_chunks(grow * u, C), M)
+    return ops.write_gain(grow * a.flatten(2, 3)[:, :, :T], k, rule.kind)
 
 
-def state_at(run, t):
-    """S_t [W, G, V, K] after t tokens."""
-    age = torch.arange(t - 1, -1, -1, dtype=run.g.dtype)
-    weight = run.scale[:, t - 1 : t] * run.alpha[:, None] ** age  # [G, t]
-    return (weight[..., None] * run.written[:, :, :t]).mT @ run.g[:, :, :t]
+def read_window(rule, k, v, g, beta=1.0, alpha=1.0, scale=1.0):
+    """A Run of every window and head from S = 0. g from `gains`; each setting is one number or one a head, [G].
+
+    A part at a time, all its tokens at once. What a memory with an error term misses solves
+    (I + stril(alpha^(t-s) k_t . g_s)) missed = v_t - alpha^t S k_t, t counted from the part's start.
+    A least squares that forgets does so in its gains; its S is not multiplied with alpha.
+    """
+    T, missed, states = k.shape[2], [], []
+    beta, alpha, scale = (per_head(x, k) for x in (beta, alpha, scale))
+    if rule.kind == "least_squares":
+        alpha = torch.ones_like(alpha)
+    S = v.new_zeros(*v.shape[:2], v.shape[3], k.shape[3])
+    for start, end in zip((0, *look_times(T)), look_times(T), strict=False):
+        k_p, v_p, g_p = (x[:, :, start:end] for x in (k, v, g))
+        i = torch.arange(end - start, dtype=k.dtype)
+        if rule.kind in ("mean", "linear", "average"):
+            says = k_p @ S.mT + (k_p @ g_p.mT).tril(-1) @ v_p
+            if rule.kind != "linear":
+                says = says * scale[:, None, None] / (start + i).clamp(min=1)[:, None]
+            written, S = v_p, S + v_p.mT @ g_p
+            missed.append(v_p - says)
+            states.append(S if rule.kind == "linear" else S * scale[:, None, None] / end)
+            continue
+        g_p = beta[:, None, None] * g_p
+        age = (i[:, None] - i).clamp(min=0)
+        W = (alpha[:, None, None] ** age * (k_p @ g_p.mT)).tril(-1)  # the unit diagonal is implied
+        old = alpha[:, None, None] ** (i[:, None] + 1) * (k_p @ S.mT)
+        written = torch.linalg.solve_triangular(W, v_p - old, upper=False, unitriangular=True)
+        left = alpha[:, None, None] ** i.flip(0)[:, None]
+        S = alpha[:, None, None] ** len(i) * S + (left * written).mT @ g_p
+        missed.append(written)
+        states.append(S)
+    return Run(torch.cat(missed, 2), torch.stack(states, 2))
+
+
+def per_head(x, k):
+    """A number or one a head as [G], in the dtype of k [W, G, T, K]."""
+    return torch.as_tensor(x, dtype=k.dtype).expand(k.shape[1])
 
 
 def relative(errors, v):
@@ -259,69 +285,93 @@ def relative(errors, v):
     return errors.square().sum((2, 3)) / v.square().sum((2, 3))
 
 
-def scores(run, k, v, times, conditions=False):
-    """What a Run is worth: every entry [W, G], the curves [W, G, n] at times.
-
-    norm is |S_t|_F over the root mean square of |v|, so that heads can be compared.
-    """
-    if run.g.shape[-1] == 1:  # the mean of the values has no key
-        k = torch.ones_like(k[..., :1])
-    size, curves = v.square().sum(3).mean(2).sqrt(), dict(norm=[], read=[], asked=[], condition=[])
-    for before, t in zip((0, *times), times, strict=False):
-        S, past = state_at(run, t), slice(None, t)
-        curves["norm"].append(S.norm(dim=(2, 3)) / size)
-        curves["read"].append(relative(v[:, :, past] - k[:, :, past] @ S.mT, v[:, :, past]))
-        part = slice(before, t)
-        curves["asked"].append(relative(run.missed[:, :, part], v[:, :, part]))
-        if conditions and run.u is not None:
-            u = run.u[:, :, past]
-            M = run.lambda_0[:, None, None] * torch.eye(u.shape[-1], dtype=u.dtype) + u.mT @ u
-            values = torch.linalg.eigvalsh(M)
-            curves["condition"].append(values[..., -1] / values[..., 0])
+def errors(run, k, v):
+    """The three ERRORS of a Run, each [W, G]."""
+    wrong = v - k @ run.S[:, :, -1].mT
     last = slice(-RECENT, None)
-    found = dict(
-        next=relative(run.missed, v),
-        all=curves["read"][-1],
-        recent=relative(v[:, :, last] - k[:, :, last] @ S.mT, v[:, :, last]),
-    )
-    return found | {name: torch.stack(some, 2) for name, some in curves.items() if some}
+    return dict(next=relative(run.missed, v), all=relative(wrong, v), recent=relative(wrong[:, :, last], v[:, :, last]))
 
 
-def by_heads(rule, k, v, raw, settings, times, conditions=False):
-    """`scores` of all heads, a few at a time. settings: {name: a number or [G]}."""
-    W, G, T, _ = k.shape
-    step, parts = max(1, ROOM // (W * T * T)), []
-    for first in range(0, G, step):
-        heads = slice(first, first + step)
-        some = {name: x[heads] if torch.is_tensor(x) else x for name, x in settings.items()}
-        run = read_window(rule, k[:, heads], v[:, heads], raw[:, heads], first, **some)
-        parts.append(scores(run, k[:, heads], v[:, heads], times, conditions))
+def over_time(run, k, v, u, lambda_0):
+    """The memory part by part, every entry [W, G, n]; u None where there is no penalty.
+
+    norm: |S_t|_F over the root mean square of |v|, so that heads can be compared. read: error over all pairs so far.
+    asked: error on the part's values before they are told. condition: of M_t.
+    """
+    size, found = v.square().sum(3).mean(2).sqrt(), dict(norm=[], read=[], asked=[], condition=[])
+    times = look_times(v.shape[2])
+    for i, (start, t) in enumerate(zip((0, *times), times, strict=False)):
+        S, past, part = run.S[:, :, i], slice(t), slice(start, t)
+        found["norm"].append(S.norm(dim=(2, 3)) / size)
+        found["read"].append(relative(v[:, :, past] - k[:, :, past] @ S.mT, v[:, :, past]))
+        found["asked"].append(relative(run.missed[:, :, part], v[:, :, part]))
+        if u is not None:
+            values = torch.linalg.eigvalsh(penalty(u[:, :, past], lambda_0))
+            found["condition"].append(values[..., -1] / values[..., 0])
+    return {name: torch.stack(some, 2) for name, some in found.items() if some}
+
+
+def inputs(rule, k, raw, first):
+    """(keys as the rule uses them, u): the mean of the values has no key."""
+    k = torch.ones_like(k[..., :1]) if rule.kind == "mean" else k
+    return k, penalty_directions(rule, k, raw, first) if rule.kind in GAINS else None
+
+
+def by_heads(rule, k, v, raw, settings, curves=False):
+    """The errors of every window and head with settings {name: a number or [G]}; with `over_time` too if asked."""
+    parts = []
+    for heads in a_few_heads(k):
+        x, u = inputs(rule, k[:, heads], raw[:, heads], heads.start)
+        some = {name: per_head(value, k)[heads] for name, value in settings.items()}
+        lambda_0 = some.pop("lambda_0", per_head(1, x))
+        g = gains(rule, x, u, lambda_0, some.get("alpha", per_head(1, x)))
+        run = read_window(rule, x, v[:, heads], g, **some)
+        found = errors(run, x, v[:, heads])
+        parts.append(found | (over_time(run, x, v[:, heads], u, lambda_0) if curves else {}))
     return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 
+def a_few_heads(k):
+    """Slices of heads small enough to work on at once."""
+    W, G, T, K = k.shape
+    step = max(1, ROOM // (W * T * max(K, ops.CHUNK)))
+    return [slice(first, min(first + step, G)) for first in range(0, G, step)]
+
+
 def chosen(rule, k, v, raw):
-    """{error: {setting: [G]}}: for every head what gives the least error on these windows; {} where nothing is free."""
+    """{error: {setting: [G]}}: for every head what gives the least error on these windows."""
     if len(rule.settings) == 1:
         return {error: rule.settings[0] for error in ERRORS}
-    tried = [by_heads(rule, k, v, raw, one, (k.shape[2],)) for one in rule.settings]
-    picks = {}
-    for error in ERRORS:
-        best = torch.stack([one[error].mean(0) for one in tried]).nan_to_num(math.inf).argmin(0)  # [G]
-        picks[error] = {
-            name: torch.tensor([rule.settings[i][name] for i in best.tolist()], dtype=k.dtype)
+    best = {error: [] for error in ERRORS}
+    for heads in a_few_heads(k):
+        x, u = inputs(rule, k[:, heads], raw[:, heads], heads.start)
+        known, tried = {}, []
+        for one in rule.settings:
+            of_gains = tuple(float(one.get(name, 1)) for name in ("lambda_0", "alpha"))
+            if of_gains not in known:
+                known = {of_gains: gains(rule, x, u, *(per_head(value, x) for value in of_gains))}
+            rest = {name: value for name, value in one.items() if name != "lambda_0"}
+            tried.append(errors(read_window(rule, x, v[:, heads], known[of_gains], **rest), x, v[:, heads]))
+        for error in ERRORS:
+            scores = torch.stack([one[error].mean(0) for one in tried])  # [settings, heads]
+            best[error].append(scores.nan_to_num(math.inf).argmin(0))
+    return {
+        error: {
+            name: torch.tensor([rule.settings[i][name] for i in torch.cat(picks).tolist()], dtype=k.dtype)
             for name in rule.settings[0]
         }
-    return picks
+        for error, picks in best.items()
+    }
 
 
-def tested(rule, source, k, raw, times):
-    """`scores` on the test windows, each error with the settings chosen for it, the curves with those for "next"."""
+def tested(rule, source, k, raw):
+    """What `by_heads` gives on the test windows, each error with settings chosen for it, the curves with "next"'s."""
     tune, test, v = list(source.tune), list(source.test), source.v.double()
     picks = chosen(rule, k[tune], v[tune], raw[tune])
-    found = by_heads(rule, k[test], v[test], raw[test], picks["next"], times, conditions=True)
+    found = by_heads(rule, k[test], v[test], raw[test], picks["next"], curves=True)
     if len(rule.settings) > 1:
         for error in ERRORS[1:]:
-            found[error] = by_heads(rule, k[test], v[test], raw[test], picks[error], times[-1:])[error]
+            found[error] = by_heads(rule, k[test], v[test], raw[test], picks[error])[error]
     return found, picks
 
 
@@ -344,15 +394,24 @@ def spread(x):
 
 def summary(found, picks, rule):
     """A memory's scores as plain data: a number a window (the mean over heads), and a number a head."""
-    errors = {}
+    by_error = {}
     for error in ERRORS:
         windows = found[error].mean(1)
-        errors[error] = dict(spread(windows), windows=rounded(windows), heads=rounded(found[error].mean(0)))
+        by_error[error] = dict(spread(windows), windows=rounded(windows), heads=rounded(found[error].mean(0)))
     curves = {name: spread(found[name].mean(1)) for name in ("norm", "read", "asked")}
     if "condition" in found:  # spans orders of magnitude: the middle one
         curves["condition"] = spread(found["condition"].median(1).values)
-    settings = {name: float(torch.as_tensor(x).double().median()) for name, x in picks["next"].items()}
-    return dict(errors=errors, curves=curves, settings=settings, tried=len(rule.settings))
+    settings = {name: spread_of_choice(x, rule, name) for name, x in picks["next"].items()}
+    return dict(errors=by_error, curves=curves, settings=settings, tried=len(rule.settings))
+
+
+def spread_of_choice(x, rule, name):
+    """The middle of what heads chose, the least, the most, and the share of heads that chose an end of the list."""
+    x, ends = torch.as_tensor(x, dtype=torch.float64).reshape(-1), [one[name] for one in rule.settings]
+    at_end = (x == min(ends)) | (x == max(ends))
+    return dict(
+        median=x.median().item(), least=x.min().item(), most=x.max().item(), at_end=at_end.double().mean().item()
+    )
 
 
 def holm(ps):
@@ -386,21 +445,15 @@ def compare(found, layers, error):
 # ---- pieces -----------------------------------------------------------------------------------------------------
 
 
-def look_times(T):
-    """When the state is looked at: PARTS times, evenly."""
-    return tuple(T * (i + 1) // PARTS for i in range(PARTS))
-
-
 def memories(source, feature):
     """Every memory on one source with one feature map."""
     k, raw = featured(source, feature)
-    times, all_rules = look_times(k.shape[2]), rules(k.shape[3])
     found, out = {}, {}
-    for name, rule in all_rules.items():
-        found[name], picks = tested(rule, source, k, raw, times)
+    for name, rule in rules(k.shape[3]).items():
+        found[name], picks = tested(rule, source, k, raw)
         out[name] = summary(found[name], picks, rule)
     comparisons = {error: compare(found, source.about["layers"], error) for error in ERRORS}
-    return dict(times=times, n=len(source.test), memories=out, comparisons=comparisons)
+    return dict(times=look_times(k.shape[2]), n=len(source.test), memories=out, comparisons=comparisons)
 
 
 def keys(source):
@@ -423,7 +476,7 @@ def state_norms(k, v, T):
         "delta rule": (every["DeltaNet, beta = 1"], unit(phi)),
         "VLA as published": (every["VLA, random u"], unit(phi)),
     }
-    return {name: by_heads(rule, x, v, k, rule.settings[0], look_times(T))["norm"] for name, (rule, x) in steps.items()}
+    return {name: by_heads(rule, x, v, k, rule.settings[0], curves=True)["norm"] for name, (rule, x) in steps.items()}
 
 
 def stream(settings):
