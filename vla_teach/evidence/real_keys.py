@@ -26,7 +26,7 @@ from vla_teach.tasks.digits import digits_stream
 from vla_teach.tasks.incontext import random_keys
 
 ABOUT = "Keys and values of a trained transformer and of digits: how correlated, and through every memory."
-MINUTES = 8
+MINUTES = 7
 SIZES = dict(
     smoke=dict(source="stand-in", windows=5, heads=2, layers=2, T=48, K=8, tune_every=5, digits=48, stream=96),
     full=dict(source=minilm.PACKAGE, T=256, tune_every=8, digits=256, stream=1000),
@@ -392,12 +392,14 @@ def spread(x):
     return dict(mean=rounded(x.mean(0)), sd=rounded(x.std(0)) if len(x) > 1 else None)
 
 
-def summary(found, picks, rule):
-    """A memory's scores as plain data: a number a window (the mean over heads), and a number a head."""
+def summary(found, picks, rule, heads):
+    """A memory's scores as plain data: a number a window (the mean over heads), and of two errors one a head."""
     by_error = {}
     for error in ERRORS:
         windows = found[error].mean(1)
-        by_error[error] = dict(spread(windows), windows=rounded(windows), heads=rounded(found[error].mean(0)))
+        by_error[error] = dict(spread(windows), windows=rounded(windows))
+        if heads and error != "recent":
+            by_error[error]["heads"] = rounded(found[error].mean(0))
     curves = {name: spread(found[name].mean(1)) for name in ("norm", "read", "asked")}
     if "condition" in found:  # spans orders of magnitude: the middle one
         curves["condition"] = spread(found["condition"].median(1).values)
@@ -425,18 +427,15 @@ def holm(ps):
 
 
 def compare(found, layers, error):
-    """Every VLA against every rival, window by window, Holm-corrected; by layer too. Below 0: VLA errs less."""
+    """Every VLA against every rival, by windows, Holm-corrected; by layer if layers > 1. Below 0: VLA errs less."""
     rows = []
     for model, against in product(PENALISED, RIVALS):
         difference = found[model][error] - found[against][error]  # [W, G]
         windows = difference.mean(1).tolist()
-        by_layer = difference.unflatten(1, (layers, -1)).mean(2)  # [W, L]
-        rows.append(
-            dict(
-                model=model, against=against, n=len(windows), difference=rounded(difference.mean().item()),
-                p=paired_p(windows), layers=rounded(by_layer.mean(0)),
-            )
-        )  # fmt: skip
+        row = dict(model=model, against=against, n=len(windows), difference=rounded(difference.mean().item()))
+        rows.append(row | dict(p=paired_p(windows)))
+        if layers > 1:
+            rows[-1]["layers"] = rounded(difference.unflatten(1, (layers, -1)).mean((0, 2)))
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return rows
@@ -446,13 +445,13 @@ def compare(found, layers, error):
 
 
 def memories(source, feature):
-    """Every memory on one source with one feature map."""
+    """Every memory on one source with one feature map; head by head and layer by layer for the first of FEATURES."""
     k, raw = featured(source, feature)
-    found, out = {}, {}
+    found, out, layers = {}, {}, source.about["layers"] if feature == "unit" else 1
     for name, rule in rules(k.shape[3]).items():
         found[name], picks = tested(rule, source, k, raw)
-        out[name] = summary(found[name], picks, rule)
-    comparisons = {error: compare(found, source.about["layers"], error) for error in ERRORS}
+        out[name] = summary(found[name], picks, rule, heads=layers > 1)
+    comparisons = {error: compare(found, layers, error) for error in ERRORS}
     return dict(times=look_times(k.shape[2]), n=len(source.test), memories=out, comparisons=comparisons)
 
 
@@ -515,6 +514,5 @@ def pieces(settings):
         found[f"memories, {feature}"] = lambda feature=feature: memories(load(settings), feature)
     found["stream"] = lambda: stream(settings)
     found["digits, keys"] = lambda: keys(digits(settings["digits"]))
-    for feature in FEATURES:
-        found[f"digits, {feature}"] = lambda feature=feature: memories(digits(settings["digits"]), feature)
+    found["digits, unit"] = lambda: memories(digits(settings["digits"]), "unit")
     return found
