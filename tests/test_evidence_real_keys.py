@@ -186,6 +186,16 @@ def test_describe():
     assert real_keys.rounded(same["condition"]) is None
 
 
+def test_a_vocabulary_comes_again():
+    """Guards that a token always brings the same key and value, and that windows and heads have their own."""
+    k, v = real_keys.vocabulary(2, 3, 40, 5, tokens=4)
+    for w in range(2):
+        rows, number = torch.unique(torch.cat([k, v], 3)[w, 1], dim=0, return_inverse=True)
+        assert len(rows) == 4 == len(torch.unique(k[w, 0], dim=0))
+        assert torch.equal(number == number[0], (k[w, 2] == k[w, 2, 0]).all(1))
+    assert not torch.equal(k[0], k[1]) and not torch.equal(k[0, 0], k[0, 1])
+
+
 def test_holm():
     """Guards Holm's correction on numbers worked out by hand, in their own order."""
     found = real_keys.holm([0.04, 0.01, None, 0.03])

@@ -153,6 +153,13 @@ def gaussian(W, G, T, K):
     return torch.randn(2, W, G, T, K, generator=generator, dtype=torch.float64)
 
 
+def vocabulary(W, G, T, K, tokens=128):
+    """The same for streams in which a few random pairs come again and again, as in the published measurement."""
+    pairs = gaussian(W, G, tokens, K)
+    order = torch.randint(tokens, (W, T), generator=torch.Generator().manual_seed(1))
+    return torch.stack([torch.stack([x[i][:, order[i]] for i in range(W)]) for x in pairs])
+
+
 # ---- features ---------------------------------------------------------------------------------------------------
 
 FEATURES = {
@@ -484,8 +491,9 @@ def stream(settings):
     W, G, window, K = source.k.shape
     many = -(-T // window)
     k, v = (x[: W // many * many].unflatten(0, (-1, many)).transpose(1, 2).flatten(2, 3) for x in (source.k, source.v))
-    out = {}
-    for name, pair in (("transformer", (k, v)), ("random", gaussian(len(k), min(G, 12), T, K))):
+    shape = len(k), min(G, 12), T, K
+    out, random = {}, {"random": gaussian(*shape), "random, 128 tokens": vocabulary(*shape)}
+    for name, pair in ({"transformer": (k, v)} | random).items():
         norms = state_norms(*pair, T)
         ratio = {step: norms["linear attention"][..., -1] / norm[..., -1] for step, norm in norms.items()}
         out[name] = dict(
