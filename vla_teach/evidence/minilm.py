@@ -32,7 +32,7 @@ def folder():
 
 
 def read_text():
-    """(the names of the files, their bytes joined by an empty line): 13 descriptions that scikit-learn ships."""
+    """(the names of the files, their bytes joined by an empty line): the descriptions that scikit-learn ships."""
     home = resources.files("sklearn.datasets.descr")
     names = sorted(file.name for file in home.iterdir() if file.name.endswith(".rst"))
     return names, b"\n\n".join((home / name).read_bytes() for name in names)
