@@ -19,8 +19,8 @@ class Kept:
 
     update "symmetric": (A u)(A u)^T / (1 + u^T A u), the same to the bit above and below the diagonal, as in
     `vla_teach.reference` and `vla_teach.ops`; "divided first": (A u) times the row (A u)^T / (1 + u^T A u), which is
-    not; "two-sided": (A u) times the row u^T A / (1 + u^T A u); "resymmetrised": as "divided first", and then the mean of A
-    and its transpose. rebase: after so many tokens A is computed again from M, a sum kept beside it; None for never.
+    not; "two-sided": (A u) times the row u^T A / (1 + u^T A u); "resymmetrised": as "divided first", and then the mean
+    of A and its transpose. rebase: after so many tokens A is computed again from M, a sum kept beside it; or never.
     """
 
     def __init__(self, N, K, V, lambda_0, dtype, update="symmetric", rebase=None, answers=True):
