@@ -8,7 +8,7 @@ from vla_teach import delta_rule, linear_attention, ops, vla_recurrent
 from vla_teach.evidence import million, streams
 from vla_teach.evidence.bank import DELTA, MEMORIES, Bank, Memory
 from vla_teach.experiments.sweep import paired_p
-from vla_teach.reference import unit_rows
+from vla_teach.reference import elu_plus_one, unit_rows
 
 K, V, T, N = 6, 5, 40, 2
 
@@ -182,3 +182,58 @@ def test_tracking_is_judged_on_other_seeds():
     error[0, :, 0], error[0, :, 1] = [1, 9, 8], [2, 1, 2]  # the first is better on the one tuning seed only
     found = streams.judge({}, 0, [(error[None, 0], 10 * np.ones((1, 3, 1)))], [0, 5], variants, 1, (0, 5))
     assert found["memories"]["DeltaNet"]["error"] == 0.85 and found["memories"]["DeltaNet"]["chosen"]["beta"] == 1.0
+
+
+def test_norms_of_the_reduction():
+    """Guards the six norms against the functions of the reference, token by token."""
+    d, tokens, words = 5, 30, 12
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((words, d))[rng.integers(0, words, tokens)]
+    W_k, W_v, W_u = rng.standard_normal((3, d, d)) / np.sqrt(d)
+    phi, v = elu_plus_one(x @ W_k.T), x @ W_v.T
+    k, u = unit_rows(phi), unit_rows(x @ W_k.T @ W_u.T) / np.sqrt(d)
+    _, state = vla_recurrent(k, k, v, u, 0.1, trace=True)
+    states = [linear_attention(y, y, v)[1].S for y in (phi, k)]
+    states += [delta_rule(k, k, v)[1].S, state.S, linear_attention(k, state.trace.gains, v)[1].S]
+    states += [vla_recurrent(k, k, v, k, 0.1)[1].S]
+    wanted = [np.linalg.norm(S) for S in states]
+    np.testing.assert_allclose(streams.norms_one_by_one(3, d, tokens, words), wanted, rtol=1e-9)
+
+
+def test_the_adversary_with_positive_keys():
+    """Guards that her keys are positive, of length 1 and at right angles to the state, and that her states grow."""
+    rng = np.random.default_rng(0)
+    x, s = torch.tensor(np.exp(rng.standard_normal((50, K)))), torch.tensor(rng.standard_normal((50, K)))
+    s[0] = s[0].abs()  # no key is at right angles to this one
+    s[1, 2] = 0
+    k = streams.positive_keys(x, s)
+    assert (k > 0).all() and (k.norm(dim=-1) - 1).abs().max() < 1e-12
+    assert (k * s).sum(-1)[1:].abs().max() < 1e-12
+    torch.testing.assert_close(k[0], x[0] / x[0].norm())
+    found = streams.greedy(100, K, 8, N)
+    for name in ("DeltaNet", "key, unit", "published, unit", "published, interpolate"):
+        norms, roots = np.array(found["memories"][name]["norm"]), np.sqrt(found["times"])
+        assert np.all(norms > 0.9 * roots - 0.5), name
+    assert found["memories"]["gated DeltaNet"]["norm"][-1] < 1 / np.sqrt(1 - 0.99**2)
+
+
+def test_frozen_directions():
+    """Guards that a long u delays VLA the more the longer it is, and leaves alone a memory that has no u."""
+    found = streams.frozen(4, 1500, [1, 8, 16], 40, N)["memories"]
+    assert found["DeltaNet"][0] == found["DeltaNet"][2]
+    means = [np.mean(row["until"]) for row in found["key, unit"]]
+    assert means[0] < means[1] < means[2]
+
+
+def test_tracking():
+    """Guards the worlds: what stands still without noise is learnt, what moves is not learnt by least squares."""
+    found = streams.tracking(400, [0, 0.1, 0.2], 1, 2, 4)["worlds"]
+    errors = {}
+    for one in found:
+        w = one["world"]
+        errors[w["condition"], w["noise"], w["speed"], w["switch"]] = {
+            name: x["error"] for name, x in one["memories"].items()
+        }
+    assert errors[100, 0.0, 0, False]["least squares"] < 1e-3
+    assert errors[1, 0.3, 0.1, False]["least squares"] > 0.3 > 0.1 > errors[1, 0.3, 0, False]["least squares"]
+    assert errors[100, 0.0, 0, True]["DeltaNet"] > 10 * errors[100, 0.0, 0, False]["DeltaNet"]

@@ -244,30 +244,44 @@ def grown(times, kept, memories, first):
 
 
 def greedy(T, K, choices, seeds):
-    """Positive keys only, as the published layer makes them: out of so many, the one that makes the state largest.
+    """Positive keys only, as the published layer makes them: the adversary turns the value's sign, not the key's.
 
-    V = 1; the value is 1 or -1, also chosen. Candidates are elu + 1 of normal numbers times 1 or times 4.
+    V = 1, values 1 or -1. While the state has entries of both signs there are positive keys at right angles to it. Out
+    of so many of them, and both values, she takes what makes the state largest and leaves it entries of both signs.
     """
     rng, names = np.random.default_rng(43), [x for x in MEMORIES if x != "published, least_squares"]
-    W = torch.tensor(rng.standard_normal((seeds, K, K)))
+    W, R = torch.tensor(rng.standard_normal((seeds, K, K))), len(names)
     bank = Bank([MEMORIES[x] for x in names], seeds, K, 1, W, own_keys=True)
     trial = Bank([MEMORIES[x] for x in names], seeds * choices, K, 1, W.repeat_interleave(choices, 0), own_keys=True)
-    times, kept, row = log_times(T), [], torch.arange(seeds)[:, None]
+    times, kept = log_times(T), []
+    row, memory = torch.arange(seeds)[:, None], torch.arange(R)
     for t in range(T):
         scale = rng.choice([1, 4], (seeds, choices, 1))
-        k = torch.tensor(unit_rows(elu_plus_one(scale * rng.standard_normal((seeds, choices, K)))))
-        norms = []
+        x = torch.tensor(elu_plus_one(scale * rng.standard_normal((seeds, choices, K))))
+        k = positive_keys(x[:, :, None], bank.S[:, None, :, 0])  # [N, choices, R, K]
+        score = []
         for value in (1.0, -1.0):
             trial.S.copy_(bank.S.repeat_interleave(choices, 0))
             trial.A.copy_(bank.A.repeat_interleave(choices, 0))
-            v = torch.full((seeds * choices, 1), value, dtype=torch.float64)
-            trial.step(k.view(-1, 1, K).expand(-1, len(names), -1), v)
-            norms.append(trial.S[:, :, 0].norm(dim=-1).view(seeds, choices, -1))
-        best = torch.cat(norms, 1).argmax(1)  # [N, R], the value 1 first
-        bank.step(k[row, best % choices], torch.where(best < choices, 1.0, -1.0).double()[..., None])
+            trial.step(k.flatten(0, 1), torch.full((seeds * choices, 1), value, dtype=torch.float64))
+            s = trial.S[:, :, 0]
+            both = (s.amin(-1) < 0) & (s.amax(-1) > 0)
+            score.append((s.norm(dim=-1) * torch.where(both, 1.0, 1e-9)).view(seeds, choices, R))
+        best = torch.cat(score, 1).argmax(1)  # [N, R], the value 1 first
+        bank.step(k[row, best % choices, memory], torch.where(best < choices, 1.0, -1.0).double()[..., None])
         if t + 1 in times:
             kept.append(bank.S[:, :, 0].norm(dim=-1).numpy())
     return grown(times, np.array(kept), names, T / 100)
+
+
+def positive_keys(x, s):
+    """Keys of length 1 from positive x [..., K], made smaller where s [..., K] has one sign until s^T k = 0.
+
+    Where s has entries of one sign only there is no such key, and x is only brought to length 1.
+    """
+    above, below = ((x * side.clamp(min=0)).sum(-1, keepdim=True) for side in (s, -s))
+    turned = x * torch.where(s > 0, below, torch.where(s < 0, above, torch.maximum(above, below)))
+    return unit(torch.where((above > 0) & (below > 0), turned, x))
 
 
 # ---- the published 109 ------------------------------------------------------------------------------------------
