@@ -236,4 +236,5 @@ def test_tracking():
         }
     assert errors[100, 0.0, 0, False]["least squares"] < 1e-3
     assert errors[1, 0.3, 0.1, False]["least squares"] > 0.3 > 0.1 > errors[1, 0.3, 0, False]["least squares"]
+    assert errors[100, 0.3, 0.2, False]["DeltaNet"] > 2 * errors[1, 0.3, 0.2, False]["DeltaNet"]  # whitened values
     assert errors[100, 0.0, 0, True]["DeltaNet"] > 10 * errors[100, 0.0, 0, False]["DeltaNet"]
