@@ -12,4 +12,4 @@ Every measurement is a module of this package with four names:
 Trained models are in `vla_teach.experiments`. It needs PyTorch and tqdm.
 """
 
-MEASUREMENTS = ("learned", "readback", "real_keys")  # modules of this package
+MEASUREMENTS = ("learned", "readback", "real_keys", "streams")  # modules of this package
