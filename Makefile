@@ -1,7 +1,7 @@
 # `make help` lists the targets. All of them work in .venv, which `make env` creates and the others reuse.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env torch book serve lab notebooks test lint clean
+.PHONY: help doctor env torch book serve lab notebooks test lint clean
 
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,\
 	$(if $(shell $(p) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,12); print(1)' 2>/dev/null),$(p))))
@@ -15,6 +15,9 @@ SOURCES := $(shell find book vla_teach -type f -not -name '*.pyc' -not -path '*/
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+doctor:  ## say what this machine can run of the book, and what is missing
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON) python3) -m vla_teach.doctor || true
 
 env: $(READY)  ## create .venv with all that the book and its tests need
 
