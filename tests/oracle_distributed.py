@@ -31,7 +31,7 @@ class Ranks:
 
     def __init__(self, n, timeout):
         context = multiprocessing.get_context("forkserver")  # like spawn, but PyTorch is imported once
-        context.set_forkserver_preload(["oracle_distributed"])
+        context.set_forkserver_preload(["vla_teach.distributed"])
         with socket.socket() as s:  # a free port
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
