@@ -11,6 +11,9 @@ needs the maps before its own. Both are a few [K, K] or [V, K] matrices a head, 
 A rank that has ended, or that does not come to an exchange, is an error on all others, after the group's timeout at the
 latest: init_process_group(..., timeout=datetime.timedelta(seconds=60)). The default is 30 minutes (10 with NCCL).
 With gloo it is a RuntimeError; NCCL ends the waiting processes, after the same timeout.
+
+Let go of the results before destroy_process_group(): their graphs refer to the group until they are gone, and a process
+that ends with such a group was at times aborted by gloo at its very end. A function `main` that returns is enough.
 """
 
 import torch
