@@ -51,7 +51,7 @@ class State(NamedTuple):
 
 def vla(
     q, k, v, u, beta=None, lambda_0=0.1, gain="unit", initial_state=None, output_final_state=False,
-    cu_seqlens=None, backend="auto",
+    cu_seqlens=None, backend="auto", group=None,
 ):  # fmt: skip
     """Variational Linear Attention of B sequences and H heads (arXiv 2605.11196, Appendix A; chunk form: this book).
 
@@ -64,6 +64,15 @@ def vla(
     cu_seqlens: whole numbers [N + 1] from 0 to T, where B = 1 row packs N sequences end to end; else N = B.
     backend: "recurrent" (token by token), "chunk" (the same in matrix products), "triton" (GPU kernels: K and V of 16,
         32, 64 or 128, no float64, one derivative), or "auto" for the fastest that can run.
+    group: a process group of torch.distributed, whose ranks hold the sequence in slices: each is called with its own
+        part of the T tokens, in the order of the ranks, of any length from 1. All else must be the same on all ranks.
+        o is that of the slice; the State is that after the whole sequence, on every rank. cu_seqlens then names all N
+        sequences on every rank, those without a token here as empty ([.., n, n, ..]): where one crosses a border, each
+        of its ranks has its part (see `vla_teach.distributed.slice_bounds`).
+        What is differentiated is the sum of the ranks' losses, once: all ranks call backward, or none. Gradients of
+        what all ranks share, lambda_0 and initial_state like any weight, are each rank's share: add them up.
+        Raises ValueError on every rank where one does not fit, RuntimeError where one is lost; for the time until
+        then, and for what travels, see `vla_teach.distributed`.
 
     Returns (o [B, T, H, V] in the dtype of v, State, or None unless output_final_state). All is differentiable.
     Computed in float64 where q, k, v, u or the state has it, else in float32; "triton" multiplies in bfloat16 where q,
@@ -71,6 +80,12 @@ def vla(
     Raises ValueError or TypeError naming the argument that does not fit. On a GPU only shapes, dtypes and devices are
     checked: to look at the numbers would make every call wait for the device. NaN in then gives NaN out.
     """
+    if group is not None:
+        from vla_teach.distributed import vla_over_ranks
+
+        return vla_over_ranks(
+            q, k, v, u, beta, lambda_0, gain, initial_state, output_final_state, cu_seqlens, backend, group
+        )
     gain = check_gain(gain)
     tokens, dtype = check_tokens(q, k, v, u, beta, ("B", "T", "H"), initial_state)
     backend = choose_backend(backend, tokens, dtype)

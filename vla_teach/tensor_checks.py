@@ -85,8 +85,11 @@ def check_tokens(q, k, v, u, beta, axes, state):
     return [q, k, v, u, beta], dtype
 
 
-def check_sequences(cu_seqlens, k):
-    """The lengths of packed sequences as a list, or None. An empty one is refused: it is nearly always a mistake."""
+def check_sequences(cu_seqlens, k, least=1):
+    """The lengths of packed sequences as a list, or None. An empty one is refused: it is nearly always a mistake.
+
+    With least = 0 it is not: of one row over several ranks, a rank may hold no token of a sequence.
+    """
     if cu_seqlens is None:
         return None
     if not isinstance(cu_seqlens, torch.Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
@@ -96,8 +99,9 @@ def check_sequences(cu_seqlens, k):
         raise ValueError(f"cu_seqlens is given while B = {len(k)}; expected B = 1, one row that packs all sequences")
     bounds = cu_seqlens.tolist()
     lengths = [end - start for start, end in pairwise(bounds)]
-    if bounds[0] != 0 or bounds[-1] != k.shape[1] or min(lengths) < 1:
-        raise ValueError(f"cu_seqlens is {bounds}; expected numbers from 0 to T = {k.shape[1]}, each above the last")
+    if bounds[0] != 0 or bounds[-1] != k.shape[1] or min(lengths) < least:
+        order = "each above the last" if least else "none below the last"
+        raise ValueError(f"cu_seqlens is {bounds}; expected numbers from 0 to T = {k.shape[1]}, {order}")
     return lengths
 
 

@@ -7,6 +7,7 @@ Statement, in the order of the book.
 from vla_teach.proofs import (
     chunk,
     conditioning,
+    distributed,
     forgetting,
     gradients,
     inverse,
@@ -33,6 +34,7 @@ CHAPTERS = {
     scan: "kernel/scan",
     chunk: "kernel/chunk",
     gradients: "kernel/gradients",
+    distributed: "kernel/distributed",
 }
 STATEMENTS = {statement.label: statement for module in CHAPTERS for statement in module.STATEMENTS}
 
