@@ -8,15 +8,15 @@ from vla_teach import ops
 
 MUTATIONS = (
     # the operation
-    ("if initial_state is not None:", "if False:"),
-    ('check_state("initial_state", initial_state, shape, S)', 'initial_state.S.detach(), initial_state.A'),
-    ('check_state("initial_state", initial_state, shape, S)', 'initial_state.S, initial_state.A.detach()'),
+    ("if initial_state is None:\n", "if True:\n"),
+    ('check_state("initial_state", initial_state, shape, k.new_empty(0, dtype=dtype))', 'initial_state.S.detach(), initial_state.A'),
+    ('check_state("initial_state", initial_state, shape, k.new_empty(0, dtype=dtype))', 'initial_state.S, initial_state.A.detach()'),
     ("return o.transpose(1, 2), S, A", "return o.detach().transpose(1, 2), S, A"),
     ("for x in tokens), S, A, gain)\n        return", "for x in tokens), S, A / 2, gain)\n        return"),
-    ("if lengths else heads_first(tokens, S, A)", "if False else heads_first(tokens, S, A)"),
+    ("if lengths else heads_first(tokens, S, start)", "if False else heads_first(tokens, S, start)"),
     ("check_lambda(lambda_0, H, dtype)", "check_lambda(0.1, H, dtype)"),
-    ("check_lambda(lambda_0, H, dtype)", "check_lambda(lambda_0, H, dtype).detach()"),
-    ("device=device) / check_lambda", "device=device) * check_lambda"),
+    ("V, K), diagonal.expand", "V, K), diagonal.detach().expand"),
+    ("H, dtype) ** power", "H, dtype) ** -power"),
     ("lambda_0=0.1, gain=", "lambda_0=0.2, gain="),
     # decoding
     ("to(dtype) for x in tokens), S, A, gain)", 'to(dtype) for x in tokens), S, A, "unit")'),
