@@ -1,9 +1,13 @@
 """Pictures with sliders. In JupyterLab they run this package; on a static page `book/_static/explorer.js` takes over.
 
-A view is a plain function from parameters to a figure's data, so the two can be compared number by number.
+An `Explorer` is a list of controls and presets, written once, here: the page's script finds them in the cell's output.
+Its view is a plain function from parameters to numbers, which `book/_static/memory.js` has too, so the two can be
+compared; `draw` says where the numbers go in the figure, `summary` tells the picture in a sentence.
 """
 
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,14 +20,133 @@ from vla_teach.streams import DIRECTIONS, correlated_stream
 
 MEMORIES = ("linear attention", "DeltaNet", "VLA", "recursive least squares", "exact least squares")
 OFF_THE_CHART = 1e6  # a norm above this is a memory that has exploded; its curve stops there
-PRESETS = {
-    "Uncorrelated keys": dict(correlation=0),
-    "Correlated keys": dict(correlation=0.9, direction="along the key", lambda_0=0.01),
-    "λ₀ → ∞ is DeltaNet": dict(lambda_0=1000),
-    "The raw gain explodes": dict(gain="least_squares", lambda_0=0.1, direction="projected"),
-    "Reset": {},
-}
-PENALTY = dict(lambda_0=0.1, K=32, T=500, correlation=0.5, gain="unit", direction="projected", seed=0, t=250)
+
+
+# ---- the kit ------------------------------------------------------------------------------------------------------
+
+
+class Slider(NamedTuple):
+    """A number from low to high. log: low, high and step are powers of ten. most: the slider that this one ends at."""
+
+    name: str
+    label: str
+    low: float
+    high: float
+    step: float
+    start: float
+    unit: str = ""
+    log: bool = False
+    most: str | None = None
+
+
+class Choice(NamedTuple):
+    """One of a few names."""
+
+    name: str
+    label: str
+    options: tuple
+    start: str
+
+
+class Explorer(NamedTuple):
+    """A picture with sliders; `show` displays it, live in Jupyter and as a stored figure where VLA_STATIC is set."""
+
+    name: str  # also in the page's script, and in the address of a view
+    label: str  # of the panel, for screen readers
+    controls: tuple  # of Slider and Choice
+    presets: dict  # title: {name: value} on top of the start; Reset comes by itself
+    view: Callable  # view(**p) -> dict of numbers
+    frame: Callable  # frame() -> figure with every trace and axis, but no numbers
+    draw: Callable  # draw(view, p) -> one dict of changes for each trace, {path in the layout: value}
+    summary: Callable  # summary(view, p) -> str
+    caption: str
+
+    @property
+    def start(self):
+        """The parameters that the sliders start from."""
+        return {control.name: control.start for control in self.controls}
+
+    def fit(self, p):
+        """p with every slider inside the slider that it ends at."""
+        ends = {control.name: control.most for control in self.controls if getattr(control, "most", None)}
+        return {name: min(value, p[ends[name]]) if name in ends else value for name, value in p.items()}
+
+    def figure(self, **changes):
+        """The figure for the start parameters and changes to them, and its summary."""
+        p = self.fit(self.start | changes)
+        view, fig = self.view(**p), self.frame()
+        put(fig, *self.draw(view, p))
+        return fig, self.summary(view, p)
+
+    def for_the_page(self):
+        """What the page's script needs, as JSON can hold it."""
+        controls = [control._asdict() for control in self.controls]
+        return dict(name=self.name, label=self.label, controls=controls, presets=list(self.presets.items()))
+
+    def show(self):
+        """Display the explorer. Returns the widget, or None where the figure is stored."""
+        fig, words = self.figure()
+        if os.environ.get("VLA_STATIC"):
+            figures.show(fig, self.caption, words, explorer=self.for_the_page())
+            return None
+        return widget(self, go.FigureWidget(fig))
+
+
+def put(fig, traces, layout):
+    """Change a figure's traces and layout as `draw` says."""
+    for trace, changes in zip(fig.data, traces, strict=True):
+        trace.update({name: figures.thin(value) if name in "xyz" else value for name, value in changes.items()})
+    for path, value in layout.items():
+        fig.layout[path] = value
+
+
+def widget(explorer, fig):
+    """Sliders above a FigureWidget, which is drawn anew at every move."""
+    import ipywidgets as w
+
+    controls = {control.name: control_widget(control) for control in explorer.controls}
+    words = w.HTML()
+
+    def redraw(_=None):
+        p = explorer.fit({name: control.value for name, control in controls.items()})
+        for control in explorer.controls:
+            if getattr(control, "most", None):
+                controls[control.name].max = p[control.most]
+        view = explorer.view(**p)
+        with fig.batch_update():
+            put(fig, *explorer.draw(view, p))
+        words.value = explorer.summary(view, p)
+
+    def button(title, changes):
+        def choose(_):
+            for name, value in (explorer.start | changes).items():
+                controls[name].value = value
+
+        made = w.Button(description=title, layout={"width": "auto"})
+        made.on_click(choose)
+        return made
+
+    for control in controls.values():
+        control.observe(redraw, "value")
+    redraw()
+    panel = w.Box(list(controls.values()), layout={"flex_flow": "row wrap"})
+    presets = [button(*preset) for preset in (explorer.presets | {"Reset": {}}).items()]
+    return w.VBox([panel, w.Box(presets, layout={"flex_flow": "row wrap"}), words, fig])
+
+
+def control_widget(control):
+    """The ipywidget of a Slider or a Choice."""
+    import ipywidgets as w
+
+    style = dict(description=control.label, style={"description_width": "9em"}, layout={"width": "26em"})
+    if isinstance(control, Choice):
+        return w.Dropdown(value=control.start, options=control.options, **style)
+    whole = not control.log and all(isinstance(x, int) for x in (control.low, control.step))
+    kind = w.FloatLogSlider if control.log else w.IntSlider if whole else w.FloatSlider
+    return kind(control.start, min=control.low, max=control.high, step=control.step, **style)
+
+
+# ---- state norms and penalty heatmaps -----------------------------------------------------------------------------
 
 
 def penalty_view(lambda_0, K, T, correlation, gain, direction, seed, t):
@@ -35,8 +158,20 @@ def penalty_view(lambda_0, K, T, correlation, gain, direction, seed, t):
     """
     k, v, u = correlated_stream(T, K, correlation=correlation, direction=direction, seed=seed)
     check_count("t", t, 1, T)
+    added = u[:t].T @ u[:t]
+    eigenvalues = np.linalg.eigvalsh(added) + lambda_0
+    return norms_of_memories(k, v, u, lambda_0, gain) | dict(
+        M=added,
+        A=np.linalg.inv(np.eye(K) + added / lambda_0) - np.eye(K),
+        cond=eigenvalues[-1] / eigenvalues[0],
+    )
+
+
+def norms_of_memories(k, v, u, lambda_0, gain):
+    """The state norms of all MEMORIES, as times [n], and norms {memory: [n]}."""
+    (T, K), V = k.shape, v.shape[1]
     times = np.unique(np.linspace(1, T, 200).round().astype(int))
-    zero = np.zeros((v.shape[1], K))
+    zero = np.zeros((V, K))
     with np.errstate(over="ignore", invalid="ignore"):  # the raw gain can explode, and the picture shows it
         _, vla = vla_chunk(k, k, v, u, lambda_0, gain=gain, trace=True)
         _, rls = vla_chunk(k, k, v, k, lambda_0, gain="least_squares", trace=True)
@@ -48,15 +183,7 @@ def penalty_view(lambda_0, K, T, correlation, gain, direction, seed, t):
         }
     norms = {memory: until_off_the_chart(norm)[times - 1] for memory, norm in norms.items()}
     norms["exact least squares"] = exact_norms(k, v, u, lambda_0, times)
-    added = u[:t].T @ u[:t]
-    eigenvalues = np.linalg.eigvalsh(added) + lambda_0
-    return dict(
-        times=times,
-        norms=norms,
-        M=added,
-        A=np.linalg.inv(np.eye(K) + added / lambda_0) - np.eye(K),
-        cond=eigenvalues[-1] / eigenvalues[0],
-    )
+    return dict(times=times, norms=norms)
 
 
 def until_off_the_chart(norm):
@@ -76,8 +203,8 @@ def exact_norms(k, v, u, lambda_0, times):
     return norms
 
 
-def penalty_figure(view, t):
-    """The penalty explorer's figure from what `penalty_view` returned."""
+def penalty_frame():
+    """The penalty explorer's figure, without numbers."""
     fig = make_subplots(
         rows=2,
         cols=2,
@@ -88,20 +215,31 @@ def penalty_figure(view, t):
         subplot_titles=("", "M<sub>t</sub> − λ₀I", "λ₀A<sub>t</sub> − I"),
     )
     fig.update_layout(template="vla", height=700, margin=dict(t=60, b=70), legend=dict(y=1.0))
-    for memory in MEMORIES:
-        figures.line(fig, memory, view["times"], view["norms"][memory])
-    fig.add_scatter(x=[t, t], y=[0.1, OFF_THE_CHART], mode="lines", name="token t", showlegend=False)
-    fig.data[-1].update(line=dict(color="rgba(128,128,128,0.8)", width=1), hoverinfo="skip")
-    for col, name, limit in ((1, "M", None), (2, "A", 1)):
-        bar = dict(len=0.4, x=0.22 + 0.56 * (col - 1))
-        fig.add_trace(figures.penalty_heatmap(view[name], limit, colorbar=bar, name=name), row=2, col=col)
+    norm_curves(fig, MEMORIES)
     fig.update_xaxes(title="tokens seen, t (log scale)", type="log", row=1, col=1)
     fig.update_yaxes(title="‖S<sub>t</sub>‖<sub>F</sub>, in lengths of v (log scale)", type="log", row=1, col=1)
-    fig.update_yaxes(range=[-1, np.log10(highest(view))], row=1, col=1)
-    for col in (1, 2):
+    for col, name in ((1, "M"), (2, "A")):
+        bar = dict(len=0.4, x=0.22 + 0.56 * (col - 1))
+        fig.add_trace(figures.penalty_heatmap(np.zeros((1, 1)), 1, colorbar=bar, name=name), row=2, col=col)
         fig.update_yaxes(autorange="reversed", scaleanchor=f"x{col + 1}", constrain="domain", row=2, col=col)
         fig.update_xaxes(constrain="domain", row=2, col=col)
     return fig
+
+
+def norm_curves(fig, memories):
+    """Add an empty curve for each memory, and a thin vertical line."""
+    for memory in memories:
+        figures.line(fig, memory, [], [])
+    fig.add_scatter(x=[], y=[0.1, OFF_THE_CHART], mode="lines", name="token t", showlegend=False)
+    fig.data[-1].update(line=dict(color="rgba(128,128,128,0.8)", width=1), hoverinfo="skip")
+
+
+def penalty_draw(view, p):
+    """Where the numbers of `penalty_view` go."""
+    limit = float(np.abs(view["M"]).max())
+    curves = [dict(x=view["times"], y=norm) for norm in view["norms"].values()]
+    mark, M, A = dict(x=[p["t"], p["t"]]), dict(z=view["M"], zmin=-limit, zmax=limit), dict(z=view["A"])
+    return [*curves, mark, M, A], {"yaxis.range": [-1, np.log10(highest(view))]}
 
 
 def highest(view):
@@ -109,79 +247,53 @@ def highest(view):
     return max(10, 1.5 * max(np.nanmax(norm) for norm in view["norms"].values()))
 
 
-def penalty_summary(view, t):
+def penalty_summary(view, p):
     """The picture in words, for the text alternative and the line under it."""
+    return f"{norms_in_words(view, p['t'])} The condition number of M is {view['cond']:.3g}."
+
+
+def norms_in_words(view, t):
+    """All state norms at the last drawn token up to t."""
     last = {m: norm[np.searchsorted(view["times"], t, side="right") - 1] for m, norm in view["norms"].items()}
     shown = ", ".join(f"{m} {'off the chart' if np.isnan(x) else format(x, '.3g')}" for m, x in last.items())
-    return f"After {t} tokens the state norms are: {shown}. The condition number of M is {view['cond']:.3g}."
+    return f"After {t} tokens the state norms are: {shown}."
+
+
+LAMBDA = Slider("lambda_0", "λ₀ (log scale)", -3, 3, 0.1, 0.1, log=True)
+CORRELATION = Slider("correlation", "key correlation", 0.0, 0.95, 0.05, 0.5)
+SEED = Slider("seed", "seed", 0, 9, 1, 0)
+
+PENALTY = Explorer(
+    name="penalty",
+    label="Sliders for the state norms and the penalty heatmaps",
+    controls=(
+        LAMBDA,
+        Slider("K", "key width K", 4, 64, 4, 32),
+        Slider("T", "tokens T", 100, 1000, 50, 500),
+        CORRELATION,
+        Slider("t", "time t", 1, 1000, 1, 250, most="T"),
+        Choice("gain", "gain", GAINS, "unit"),
+        Choice("direction", "penalty direction", DIRECTIONS, "projected"),
+        SEED,
+    ),
+    presets={
+        "Uncorrelated keys": dict(correlation=0),
+        "Correlated keys": dict(correlation=0.9, direction="along the key", lambda_0=0.01),
+        "λ₀ → ∞ is DeltaNet": dict(lambda_0=1000),
+        "The raw gain explodes": dict(gain="least_squares", lambda_0=0.1, direction="projected"),
+    },
+    view=penalty_view,
+    frame=penalty_frame,
+    draw=penalty_draw,
+    summary=penalty_summary,
+    caption="Above, how large each memory's state has grown by token t; below, how far the penalty and its inverse at "
+    "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged).",
+)
 
 
 def penalty():
-    """The penalty explorer: sliders in a live Jupyter, the stored figure where VLA_STATIC is set (the book's build)."""
-    view = penalty_view(**PENALTY)
-    fig = penalty_figure(view, PENALTY["t"])
-    if os.environ.get("VLA_STATIC"):
-        figures.show(
-            fig,
-            "Above, how large each memory's state has grown by token t; below, how far the penalty and its inverse at "
-            "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged).",
-            penalty_summary(view, PENALTY["t"]),
-            explorer=dict(name="penalty", params=PENALTY, presets=list(PRESETS.items())),
-        )
-        return None
-    return penalty_widget(go.FigureWidget(fig))
+    """The penalty explorer."""
+    return PENALTY.show()
 
 
-def penalty_widget(fig):
-    """Sliders above a FigureWidget that redraw it from `penalty_view` at every move."""
-    import ipywidgets as w
-
-    style = dict(style={"description_width": "9em"}, layout={"width": "26em"})
-    p = PENALTY
-    controls = dict(
-        lambda_0=w.FloatLogSlider(p["lambda_0"], min=-3, max=3, step=0.1, description="λ₀", **style),
-        K=w.IntSlider(p["K"], min=4, max=64, step=4, description="key width K", **style),
-        T=w.IntSlider(p["T"], min=100, max=1000, step=50, description="tokens T", **style),
-        correlation=w.FloatSlider(p["correlation"], min=0, max=0.95, step=0.05, description="key correlation", **style),
-        t=w.IntSlider(p["t"], min=1, max=1000, description="time t", **style),
-        gain=w.Dropdown(value=p["gain"], options=GAINS, description="gain", **style),
-        direction=w.Dropdown(value=p["direction"], options=DIRECTIONS, description="penalty direction", **style),
-        seed=w.IntSlider(p["seed"], min=0, max=9, description="seed", **style),
-    )
-    words = w.HTML()
-
-    def redraw(_=None):
-        p = {name: control.value for name, control in controls.items()}
-        controls["t"].max, p["t"] = p["T"], min(p["t"], p["T"])
-        view = penalty_view(**p)
-        with fig.batch_update():
-            update_penalty_figure(fig, view, p["t"])
-        words.value = penalty_summary(view, p["t"])
-
-    def preset(name):
-        def choose(_):
-            for control, value in {**PENALTY, **PRESETS[name]}.items():
-                controls[control].value = value
-
-        button = w.Button(description=name, layout={"width": "auto"})
-        button.on_click(choose)
-        return button
-
-    for control in controls.values():
-        control.observe(redraw, "value")
-    redraw()
-    panel = w.Box(list(controls.values()), layout={"flex_flow": "row wrap"})
-    presets = w.Box([preset(name) for name in PRESETS], layout={"flex_flow": "row wrap"})
-    return w.VBox([panel, presets, words, fig])
-
-
-def update_penalty_figure(fig, view, t):
-    """Put a new view into the figure that `penalty_figure` made."""
-    for trace, memory in zip(fig.data, MEMORIES, strict=False):
-        trace.x, trace.y = view["times"], figures.thin(view["norms"][memory])
-    mark, M, A = fig.data[len(MEMORIES) :]
-    mark.x = [t, t]
-    limit = float(np.abs(view["M"]).max())
-    M.update(z=figures.thin(view["M"]), zmin=-limit, zmax=limit)
-    A.z = figures.thin(view["A"])
-    fig.layout.yaxis.range = [-1, np.log10(highest(view))]
+EXPLORERS = {explorer.name: explorer for explorer in (PENALTY,)}
