@@ -4,7 +4,7 @@
 "use strict";
 
 const vlaExplorer = (function () {
-  const round = (x) => (x === 0 ? "0" : Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5 ? Number(x).toExponential(1) : String(Number(Number(x).toPrecision(3))));
+  const round = (x) => (x === 0 ? "0" : Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5 ? Number(x).toExponential(2) : String(Number(Number(x).toPrecision(3))));
 
   // ---- the explorers
 
@@ -33,6 +33,38 @@ const vlaExplorer = (function () {
         ];
       },
       words: (view, p) => `${normsInWords(view, p.t)} The condition number of M is ${round(view.cond)}.`,
+    },
+
+    norms: {
+      view: (p) => vlaMemory.normsView(p),
+      draw: (view) => [
+        Object.values(view.norms).map((y) => ({ x: view.times, y })),
+        { "yaxis.range": [-1, Math.log10(highest(view))] },
+      ],
+      words: (view, p) => normsInWords(view, p.T),
+    },
+
+    recall: {
+      view: (p) => vlaMemory.recallView(p),
+      draw(view, p) {
+        const curves = (x, all) => Object.values(all).map((y) => ({ x, y }));
+        const shown = [view.by_pairs, view.by_correlation].flatMap((all) => Object.values(all).flat());
+        const log = p.measure === "read-back error", layout = {};
+        for (const axis of ["yaxis", "yaxis2"]) {
+          layout[`${axis}.title.text`] = p.measure + (log ? " (log scale)" : "");
+          layout[`${axis}.type`] = log ? "log" : "linear";
+          layout[`${axis}.range`] = log ? [-6, Math.max(0.3, Math.log10(1.5 * Math.max(...shown)))] : [0, 1.05];
+        }
+        return [
+          [
+            ...curves(view.pairs, view.by_pairs), { x: [p.n, p.n] },
+            ...curves(view.correlations, view.by_correlation), { x: [p.correlation, p.correlation] },
+          ],
+          layout,
+        ];
+      },
+      words: (view, p) => `After ${p.n} pairs at width ${p.K}, ${p.measure}: ` +
+        `${Object.entries(view.here).map(([memory, y]) => `${memory} ${round(y)}`).join(", ")}.`,
     },
   };
 
@@ -101,18 +133,18 @@ const vlaExplorer = (function () {
     const id = `vla-${name}-${document.querySelectorAll(".vla-controls").length}`;
     let waiting = false, toAddress = null;
 
-    function draw() {
+    async function draw() {
       waiting = false;
       const view = explorer.view(params);
       const [traces, layout] = explorer.draw(view, params);
-      words.textContent = explorer.words(view, params);
-      plot.setAttribute("aria-label", words.textContent);
       traces.forEach((changes, i) => Object.assign(plot.data[i], changes));
       for (const [path, value] of Object.entries(layout)) {
-        const [axis, key] = path.split(".");
-        plot.layout[axis][key] = value;
+        const steps = path.split("."), last = steps.pop();
+        steps.reduce((part, step) => (part[step] ??= {}), plot.layout)[last] = value;
       }
-      return Plotly.react(plot, plot.data, plot.layout);
+      await Plotly.react(plot, plot.data, plot.layout);
+      words.textContent = explorer.words(view, params); // last: Plotly measures, and words move the page below them
+      plot.setAttribute("aria-label", words.textContent);
     }
 
     function update(changes) {

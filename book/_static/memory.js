@@ -354,5 +354,78 @@ const vlaMemory = (function () {
     };
   }
 
-  return { uniform, normal, correlatedStream, penaltyView, OFF_THE_CHART };
+  const normsView = (p) => ({ times: gridOf(p.T), norms: stateNorms(p) });
+
+  // For each memory its state [V, K] after each of the first n pairs, u = k; `seen(memory, S, t)` is called for each.
+  function learn(k, v, n, lambda_0, seen) {
+    const K = k[0].length, error = new Float64Array(V);
+    const rule = (memory, step) => {
+      const S = new Float64Array(V * K);
+      for (let t = 0; t < n; t++) {
+        step(S, t);
+        seen(memory, S, t + 1);
+      }
+    };
+    rule("linear attention", (S, t) => addOuter(S, v[t], k[t]));
+    rule("DeltaNet", (S, t) => write(S, k[t], v[t], k[t], error));
+    const gains = { "VLA": "unit", "VLA, interpolating": "interpolate", "recursive least squares": "least_squares" };
+    for (const [memory, gain] of Object.entries(gains)) {
+      const next = inverses(lambda_0, k);
+      rule(memory, (S, t) => write(S, k[t], v[t], scaleGain(next().Au, k[t], gain), error));
+    }
+  }
+
+  function recall(S, k, v, n, measure) {
+    const answer = new Float64Array(V);
+    let wrong = 0, all = 0, right = 0;
+    for (let t = 0; t < n; t++) {
+      matvec(S, k[t], answer);
+      if (measure === "read-back error") {
+        for (let i = 0; i < V; i++) wrong += (v[t][i] - answer[i]) ** 2;
+        all += dot(v[t], v[t]);
+        continue;
+      }
+      let best = -Infinity, at = 0;
+      for (let s = 0; s < n; s++) {
+        const score = dot(answer, v[s]);
+        if (score > best) [best, at] = [score, s];
+      }
+      right += at === t;
+    }
+    return measure === "read-back error" ? wrong / all : right / n;
+  }
+
+  const recallAlongPairs = remember(["correlation", "K", "lambda_0", "measure", "seed"], (p) => {
+    const { k, v } = correlatedStream(64, p.K, V, p.correlation, "along the key", p.seed), out = {};
+    learn(k, v, 64, p.lambda_0, (memory, S, n) => {
+      if (n % 4 === 0) (out[memory] ??= []).push(recall(S, k, v, n, p.measure));
+    });
+    return out;
+  });
+
+  const CORRELATIONS = Array.from({ length: 20 }, (_, i) => 0.05 * i);
+
+  const recallAlongCorrelations = remember(["n", "K", "lambda_0", "measure", "seed"], (p) => {
+    const out = {};
+    for (const correlation of CORRELATIONS) {
+      const { k, v } = correlatedStream(p.n, p.K, V, correlation, "along the key", p.seed);
+      learn(k, v, p.n, p.lambda_0, (memory, S, n) => {
+        if (n === p.n) (out[memory] ??= []).push(recall(S, k, v, n, p.measure));
+      });
+    }
+    return out;
+  });
+
+  function recallView(p) {
+    const by_pairs = recallAlongPairs(p);
+    return {
+      pairs: Array.from({ length: 16 }, (_, i) => 4 * (i + 1)),
+      by_pairs,
+      correlations: CORRELATIONS,
+      by_correlation: recallAlongCorrelations(p),
+      here: Object.fromEntries(Object.entries(by_pairs).map(([memory, y]) => [memory, y[p.n / 4 - 1]])),
+    };
+  }
+
+  return { uniform, normal, correlatedStream, penaltyView, normsView, recallView, OFF_THE_CHART };
 })();
