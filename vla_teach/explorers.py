@@ -16,8 +16,8 @@ from plotly.subplots import make_subplots
 from vla_teach import figures
 from vla_teach.checks import GAINS, check_count
 from vla_teach.chunkwise import chunk_write, state_norms, vla_chunk
-from vla_teach.reference import delta_rule, linear_attention
-from vla_teach.streams import DIRECTIONS, correlated_stream
+from vla_teach.reference import delta_rule, linear_attention, unit_rows
+from vla_teach.streams import DIRECTIONS, correlated_stream, uniform
 
 MEMORIES = ("linear attention", "DeltaNet", "VLA", "recursive least squares", "exact least squares")
 OFF_THE_CHART = 1e6  # a norm above this is a memory that has exploded; its curve stops there
@@ -464,7 +464,252 @@ RECALL = Explorer(
 )
 
 
-EXPLORERS = {explorer.name: explorer for explorer in (PENALTY, NORMS, RECALL)}
+# ---- an adversary -------------------------------------------------------------------------------------------------
+
+STEPS = 60
+PENALISED = ("chosen too", "along the key")
+
+
+def adversary_view(t, lambda_0, choices, penalised, seed):
+    """What the adversary explorer draws: steps of width 2 whose product an adversary makes as large as she can.
+
+    At every step she picks, out of `choices` random keys (and as many directions u, or u = k), those that make the
+    norm of F_1 ... F_t largest; of equals the first. Returns a dict: product, bound, random [60], the norm of the
+    product of her steps, the square root of det M_t / det M_0, and the norm where she has no choice; keys, u, gains
+    [60, 2], her choices; ellipse [2, 73], what the product of t steps makes of the states of length 1.
+    """
+    check_count("t", t, 1, STEPS)
+    product, bound, keys, u, gains, products = attack(lambda_0, choices, penalised, seed)
+    turn = 2 * np.pi * np.arange(73) / 72
+    ellipse = np.stack([np.cos(turn), np.sin(turn)], axis=1) @ products[t - 1]
+    alone = attack(lambda_0, 1, penalised, seed)[0]
+    return dict(product=product, bound=bound, random=alone, keys=keys, u=u, gains=gains, ellipse=ellipse.T)
+
+
+def attack(lambda_0, choices, penalised, seed):
+    """The adversary of `adversary_view`: norms [60], bounds [60], keys, u, gains [60, 2], products [60, 2, 2]."""
+    angles = 2 * np.pi * uniform((2, STEPS, 200), seed, 40)[:, :, :choices]
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1)  # [2, 60, choices, 2]
+    A, product, log_det, found = np.eye(2) / lambda_0, np.eye(2), 0.0, []
+    for keys, u in zip(circle[0], circle[0 if penalised == "along the key" else 1], strict=True):
+        Au = u @ A
+        a = np.sum(u * Au, axis=1)
+        after_A = A - Au[:, :, None] * Au[:, None] / (1 + a)[:, None, None]
+        gains = unit_rows(np.einsum("nij,nj->ni", after_A, keys))
+        after = product - (keys @ product.T)[:, :, None] * gains[:, None]
+        size = np.linalg.norm(after, 2, axis=(1, 2))
+        i = np.argmax(size >= (1 - 1e-9) * size.max())  # rounding must not choose among equals
+        A, product, log_det = after_A[i], after[i], log_det + np.log1p(a[i])
+        found.append((size[i], np.exp(log_det / 2), keys[i], u[i], gains[i], product))
+    return [np.array(x) for x in zip(*found, strict=True)]
+
+
+def adversary_frame():
+    """The adversary explorer's figure, without numbers."""
+    fig = make_subplots(rows=2, cols=1, row_heights=[0.58, 0.42], vertical_spacing=0.14)
+    vla, delta, thin_line = (
+        figures.STYLES["VLA"],
+        figures.STYLES["DeltaNet"],
+        dict(width=1, color="rgba(128,128,128,0.8)"),
+    )
+    turn = 2 * np.pi * np.arange(73) / 72
+    fig.add_scatter(x=np.cos(turn), y=np.sin(turn), mode="lines", line=thin_line, showlegend=False, hoverinfo="skip")
+    fig.add_scatter(x=[], y=[], mode="lines", name="states of length 1 now", line=dict(color="#D55E00"))
+    dots = dict(mode="markers", marker=dict(size=4, color="rgba(128,128,128,0.8)"))
+    fig.add_scatter(x=[], y=[], name="keys so far", **dots)
+    for name, color, dash in (
+        ("key k", delta["color"], "solid"),
+        ("write g", vla["color"], "solid"),
+        ("u", "#CC79A7", "dot"),
+    ):
+        arrow = dict(mode="lines+markers", marker=dict(size=[0, 9], color=color), line=dict(color=color, dash=dash))
+        fig.add_scatter(x=[], y=[], name=name, **arrow)
+    curves = (
+        ("adversary", "#D55E00", "solid"),
+        ("random keys", delta["color"], "dash"),
+        ("bound", "#E69F00", "longdash"),
+    )
+    for name, color, dash in curves:
+        fig.add_scatter(x=[], y=[], mode="lines", name=name, line=dict(color=color, dash=dash), row=2, col=1)
+    fig.add_scatter(
+        x=[0, STEPS], y=[1, 1], mode="lines", line=thin_line, showlegend=False, hoverinfo="skip", row=2, col=1
+    )
+    fig.add_scatter(x=[], y=[1e-9, 1e9], mode="lines", line=thin_line, showlegend=False, hoverinfo="skip", row=2, col=1)
+    fig.update_layout(
+        template="vla",
+        height=760,
+        margin=dict(t=90),
+        xaxis=dict(constrain="domain"),
+        yaxis=dict(scaleanchor="x", constrain="domain"),
+        xaxis2=dict(title="steps t", range=[0, STEPS]),
+        yaxis2=dict(title="norm of the product (log scale)", type="log"),
+    )
+    return fig
+
+
+def adversary_draw(view, p):
+    """Where the numbers of `adversary_view` go."""
+    now, steps = p["t"] - 1, np.arange(1, STEPS + 1)
+    seen = view["keys"][: p["t"]].T
+    arrows = [dict(x=[0, end[now, 0]], y=[0, end[now, 1]]) for end in (view["keys"], view["gains"], view["u"])]
+    curves = [dict(x=steps, y=np.maximum(view[name], 1e-3)) for name in ("product", "random", "bound")]
+    x, y = view["ellipse"]
+    reach = 1.1 * max(1, np.abs(view["ellipse"]).max())
+    layout = {"xaxis.range": [-reach, reach], "yaxis.range": [-reach, reach]}
+    layout["yaxis2.range"] = [-2, np.log10(2 * max(view["bound"].max(), view["product"].max()))]
+    return [{}, dict(x=x, y=y), dict(x=seen[0], y=seen[1]), *arrows, *curves, {}, dict(x=[p["t"]] * 2)], layout
+
+
+def adversary_summary(view, p):
+    """The picture in words."""
+    now = p["t"] - 1
+    (angle,) = np.rad2deg(between(view["keys"][now : now + 1], view["gains"][now : now + 1]))
+    return (
+        f"Step {p['t']}: the write is turned by {angle:.3g}° from the key. The product of all steps so far has norm "
+        f"{view['product'][now]:.3g}, its largest until step {STEPS} is {view['product'].max():.3g}; "
+        f"the bound here is {view['bound'][now]:.3g}."
+    )
+
+
+ADVERSARY = Explorer(
+    name="adversary",
+    label="Sliders for the adversary's steps",
+    controls=(
+        Slider("t", "step t", 1, STEPS, 1, 12),
+        LAMBDA._replace(start=0.01),
+        Slider("choices", "keys to choose from", 1, 200, 1, 200),
+        Choice("penalised", "direction u", PENALISED, PENALISED[0]),
+        SEED,
+    ),
+    presets={
+        "Her first steps": dict(t=2),
+        "Along the key": dict(penalised=PENALISED[1], lambda_0=0.1),
+        "No choice": dict(choices=1),
+    },
+    view=adversary_view,
+    frame=adversary_frame,
+    draw=adversary_draw,
+    summary=adversary_summary,
+    caption="Width 2, unit gain. Above, the grey circle of states of length 1 and what t steps have made of it, with "
+    "the key, the write and u that the adversary chose for step t; below, the norm of the product of her steps.",
+)
+
+
+# ---- how far a write is turned ------------------------------------------------------------------------------------
+
+LATER = 32  # keys that the angles are taken over
+
+
+def angle_view(lambda_0, t, K, correlation, direction, seed):
+    """What the angle explorer draws: the angle between k and A k, in degrees.
+
+    Returns a dict: lambdas [21]; mean, largest, limit [21], over the 32 keys after token t, with the penalty as it
+    stands after t, for each of these lambda_0; times [n] and actual [n], the angle of each token's own write up to
+    t + 32 at the given lambda_0; here (mean, largest, limit) at the given lambda_0.
+    """
+    T = t + LATER
+    k, v, u = correlated_stream(T, K, correlation=correlation, direction=direction, seed=seed)
+    lambdas = 10 ** (0.3 * np.arange(21) - 3)
+    values, vectors = np.linalg.eigh(u[:t].T @ u[:t])
+    later = k[t:] @ vectors  # [32, K]
+
+    def angles(lambda_0):
+        a = later * (lambda_0 / (lambda_0 + values))
+        turned = np.rad2deg(between(later, a))
+        kappa = (lambda_0 + values[-1]) / (lambda_0 + values[0])
+        return turned.mean(), turned.max(), np.rad2deg(np.arctan2(kappa - 1, 2 * np.sqrt(kappa)))
+
+    mean, largest, limit = np.transpose([angles(x) for x in lambdas])
+    gains = vla_chunk(k, k, v, u, lambda_0, trace=True)[1].trace.gains
+    return dict(
+        lambdas=lambdas,
+        mean=mean,
+        largest=largest,
+        limit=limit,
+        times=np.arange(1, T + 1),
+        actual=np.rad2deg(between(k, gains)),
+        here=angles(lambda_0),
+    )
+
+
+def between(x, y):
+    """The angle between the rows of x and y [n, K], exact for small ones too."""
+    x, y = unit_rows(x), unit_rows(y)
+    return 2 * np.arctan2(np.linalg.norm(x - y, axis=1), np.linalg.norm(x + y, axis=1))
+
+
+def angle_frame():
+    """The angle explorer's figure, without numbers."""
+    fig = make_subplots(rows=2, cols=1, vertical_spacing=0.17)
+    vla, thin_line = figures.STYLES["VLA"], dict(width=1, color="rgba(128,128,128,0.8)")
+    looks = (
+        ("mean", vla),
+        ("largest", figures.STYLES["DeltaNet"]),
+        ("limit", figures.STYLES["recursive least squares"]),
+    )
+    for name, look in looks:
+        fig.add_scatter(x=[], y=[], mode="lines", name=name, line=look)
+    dots = dict(mode="markers", marker=dict(size=4, color=vla["color"]), name="each write")
+    fig.add_scatter(x=[], y=[], row=2, col=1, **dots)
+    for row in (1, 2):
+        fig.add_scatter(
+            x=[], y=[0, 90], mode="lines", line=thin_line, showlegend=False, hoverinfo="skip", row=row, col=1
+        )
+    fig.update_layout(
+        template="vla",
+        height=640,
+        xaxis=dict(title="λ₀ (log scale)", type="log", range=[-3, 3]),
+        xaxis2_title="token",
+        yaxis=dict(title="degrees", range=[0, 90]),
+        yaxis2=dict(title="degrees", range=[0, 90]),
+    )
+    return fig
+
+
+def angle_draw(view, p):
+    """Where the numbers of `angle_view` go."""
+    curves = [dict(x=view["lambdas"], y=view[name]) for name in ("mean", "largest", "limit")]
+    marks = [dict(x=[p["lambda_0"]] * 2), dict(x=[p["t"]] * 2)]
+    return [*curves, dict(x=view["times"], y=view["actual"]), *marks], {"xaxis2.range": [0, p["t"] + LATER + 1]}
+
+
+def angle_summary(view, p):
+    """The picture in words."""
+    mean, largest, limit = view["here"]
+    stretch = (1 + np.sqrt(5 - 4 * np.cos(np.deg2rad(largest)))) / 2
+    return (
+        f"After {p['t']} tokens, with λ₀ = {p['lambda_0']:.3g}, the next {LATER} keys would be written at {mean:.3g}° "
+        f"to themselves on average and {largest:.3g}° at most; no key could exceed {limit:.3g}°. "
+        f"At the largest angle a step stretches by {stretch:.3g}."
+    )
+
+
+ANGLE = Explorer(
+    name="angle",
+    label="Sliders for the angle between key and write",
+    controls=(
+        LAMBDA,
+        Slider("t", "tokens seen t", 1, 400, 1, 40),
+        Slider("K", "key width K", 4, 64, 4, 32),
+        CORRELATION,
+        Choice("direction", "penalty direction", DIRECTIONS[::-1], DIRECTIONS[1]),
+        SEED,
+    ),
+    presets={
+        "One token": dict(t=1),
+        "The published settings": dict(direction="projected", correlation=0.9),
+        "A flat price list": dict(lambda_0=1000),
+    },
+    view=angle_view,
+    frame=angle_frame,
+    draw=angle_draw,
+    summary=angle_summary,
+    caption="The angle between a key and the direction in which VLA writes its error. Above: over the next 32 keys, "
+    "for every λ₀, with the limit that no key can exceed. Below: each token's own write, at the slider's λ₀.",
+)
+
+
+EXPLORERS = {explorer.name: explorer for explorer in (PENALTY, NORMS, RECALL, ADVERSARY, ANGLE)}
 
 
 def penalty():
@@ -480,3 +725,13 @@ def norms():
 def recalled():
     """The recall explorer."""
     return RECALL.show()
+
+
+def adversary():
+    """The adversary explorer."""
+    return ADVERSARY.show()
+
+
+def angle():
+    """The angle explorer."""
+    return ANGLE.show()

@@ -66,6 +66,51 @@ const vlaExplorer = (function () {
       words: (view, p) => `After ${p.n} pairs at width ${p.K}, ${p.measure}: ` +
         `${Object.entries(view.here).map(([memory, y]) => `${memory} ${round(y)}`).join(", ")}.`,
     },
+
+    adversary: {
+      view: (p) => vlaMemory.adversaryView(p),
+      draw(view, p) {
+        const now = p.t - 1, steps = view.keys.map((_, i) => i + 1), seen = view.keys.slice(0, p.t);
+        const arrow = (end) => ({ x: [0, end[now][0]], y: [0, end[now][1]] });
+        const curve = (norms) => ({ x: steps, y: norms.map((norm) => Math.max(norm, 1e-3)) });
+        const [x, y] = view.ellipse, reach = 1.1 * Math.max(1, largest(x), largest(y));
+        return [
+          [
+            {}, { x, y }, { x: seen.map((key) => key[0]), y: seen.map((key) => key[1]) },
+            arrow(view.keys), arrow(view.gains), arrow(view.u),
+            curve(view.product), curve(view.random), curve(view.bound), {}, { x: [p.t, p.t] },
+          ],
+          {
+            "xaxis.range": [-reach, reach],
+            "yaxis.range": [-reach, reach],
+            "yaxis2.range": [-2, Math.log10(2 * Math.max(...view.bound, ...view.product))],
+          },
+        ];
+      },
+      words(view, p) {
+        const now = p.t - 1, angle = vlaMemory.between(view.keys[now], view.gains[now]);
+        return `Step ${p.t}: the write is turned by ${round(angle)}° from the key. The product of all steps so far has ` +
+          `norm ${round(view.product[now])}, its largest until step ${view.product.length} is ` +
+          `${round(Math.max(...view.product))}; the bound here is ${round(view.bound[now])}.`;
+      },
+    },
+
+    angle: {
+      view: (p) => vlaMemory.angleView(p),
+      draw: (view, p) => [
+        [
+          ...[view.mean, view.largest, view.limit].map((y) => ({ x: view.lambdas, y })),
+          { x: view.times, y: view.actual }, { x: [p.lambda_0, p.lambda_0] }, { x: [p.t, p.t] },
+        ],
+        { "xaxis2.range": [0, view.times.length + 1] },
+      ],
+      words(view, p) {
+        const [mean, most, limit] = view.here, stretch = (1 + Math.sqrt(5 - 4 * Math.cos(most * Math.PI / 180))) / 2;
+        return `After ${p.t} tokens, with λ₀ = ${round(p.lambda_0)}, the next ${view.times.length - p.t} keys would be ` +
+          `written at ${round(mean)}° to themselves on average and ${round(most)}° at most; no key could exceed ` +
+          `${round(limit)}°. At the largest angle a step stretches by ${round(stretch)}.`;
+      },
+    },
   };
 
   // ---- the kit

@@ -108,21 +108,29 @@ const vlaMemory = (function () {
     return L;
   }
 
-  // The inverse of a positive definite matrix: with L = cholesky(M), the rows of the inverse of L^T, squared.
+  // Solves L L^T x = y from entry `first` on, in place, where y is 0 before it.
+  function solve(L, x, first = 0) {
+    const n = x.length;
+    for (let i = first; i < n; i++) {
+      let sum = x[i];
+      for (let j = first; j < i; j++) sum -= L[i * n + j] * x[j];
+      x[i] = sum / L[i * n + i];
+    }
+    for (let i = n - 1; i >= first; i--) {
+      const y = (x[i] /= L[i * n + i]);
+      for (let j = first; j < i; j++) x[j] -= L[i * n + j] * y;
+    }
+    return x;
+  }
+
+  // The inverse of a positive definite matrix, column by column.
   function inverse(M, n) {
-    const L = cholesky(M, n), out = new Float64Array(n * n), x = new Float64Array(n);
-    for (let column = 0; column < n; column++) { // L L^T x = e; x is 0 above the column on the way down
-      for (let i = column; i < n; i++) {
-        let sum = i === column ? 1 : 0;
-        for (let j = column; j < i; j++) sum -= L[i * n + j] * x[j];
-        x[i] = sum / L[i * n + i];
-      }
-      for (let i = n - 1; i >= column; i--) {
-        let sum = x[i];
-        for (let j = i + 1; j < n; j++) sum -= L[j * n + i] * x[j];
-        x[i] = sum / L[i * n + i];
-        out[i * n + column] = x[i];
-      }
+    const L = cholesky(M, n), out = new Float64Array(n * n);
+    for (let column = 0; column < n; column++) {
+      const x = new Float64Array(n);
+      x[column] = 1;
+      solve(L, x, column);
+      for (let i = column; i < n; i++) out[i * n + column] = x[i];
     }
     return mirror(out, n);
   }
@@ -427,5 +435,106 @@ const vlaMemory = (function () {
     };
   }
 
-  return { uniform, normal, correlatedStream, penaltyView, normsView, recallView, OFF_THE_CHART };
+  // ---- the adversary, width 2
+
+  const STEPS = 60;
+
+  // The spectral norm of [[a, b], [c, d]].
+  function norm2(a, b, c, d) {
+    const squares = a * a + b * b + c * c + d * d, det = a * d - b * c;
+    return Math.sqrt((squares + Math.sqrt(Math.max(0, squares * squares - 4 * det * det))) / 2);
+  }
+
+  const attack = remember(["lambda_0", "choices", "penalised", "seed"], ({ lambda_0, choices, penalised, seed }) => {
+    const draws = uniform(2 * STEPS * 200, seed, 40), start = penalised === "along the key" ? 0 : STEPS * 200;
+    const found = { product: [], bound: [], keys: [], u: [], gains: [], products: [] };
+    let A = [1 / lambda_0, 0, 1 / lambda_0], P = [1, 0, 0, 1], logDet = 0; // A: three of its entries, row by row
+    for (let t = 0; t < STEPS; t++) {
+      const all = [];
+      let most = 0;
+      for (let i = 0; i < choices; i++) {
+        const x = 2 * Math.PI * draws[t * 200 + i], y = 2 * Math.PI * draws[start + t * 200 + i];
+        const k = [Math.cos(x), Math.sin(x)], u = [Math.cos(y), Math.sin(y)];
+        const Au = [A[0] * u[0] + A[1] * u[1], A[1] * u[0] + A[2] * u[1]], a = u[0] * Au[0] + u[1] * Au[1];
+        const B = [A[0] - Au[0] * Au[0] / (1 + a), A[1] - Au[0] * Au[1] / (1 + a), A[2] - Au[1] * Au[1] / (1 + a)];
+        const g = [B[0] * k[0] + B[1] * k[1], B[1] * k[0] + B[2] * k[1]], length = Math.hypot(g[0], g[1]);
+        g[0] /= length, g[1] /= length;
+        const Pk = [P[0] * k[0] + P[1] * k[1], P[2] * k[0] + P[3] * k[1]];
+        const Q = [P[0] - Pk[0] * g[0], P[1] - Pk[0] * g[1], P[2] - Pk[1] * g[0], P[3] - Pk[1] * g[1]];
+        const size = norm2(...Q);
+        most = Math.max(most, size);
+        all.push({ k, u, g, a, B, Q, size });
+      }
+      const best = all.find(({ size }) => size >= (1 - 1e-9) * most); // rounding must not choose among equals
+      [A, P, logDet] = [best.B, best.Q, logDet + Math.log1p(best.a)];
+      found.product.push(best.size);
+      found.bound.push(Math.exp(logDet / 2));
+      found.keys.push(best.k);
+      found.u.push(best.u);
+      found.gains.push(best.g);
+      found.products.push(P);
+    }
+    return found;
+  });
+
+  function adversaryView(p) {
+    const { products, ...found } = attack(p), P = products[p.t - 1], ellipse = [[], []];
+    for (let i = 0; i <= 72; i++) {
+      const x = Math.cos(2 * Math.PI * i / 72), y = Math.sin(2 * Math.PI * i / 72);
+      ellipse[0].push(x * P[0] + y * P[2]);
+      ellipse[1].push(x * P[1] + y * P[3]);
+    }
+    return { ...found, random: attack({ ...p, choices: 1 }).product, ellipse };
+  }
+
+  // ---- how far a write is turned
+
+  const LATER = 32, DEGREES = 180 / Math.PI;
+  const LAMBDAS = Array.from({ length: 21 }, (_, i) => 10 ** (0.3 * i - 3));
+
+  // The angle between two vectors, exact for small ones too, in degrees.
+  function between(x, y) {
+    const a = 1 / norm(x), b = 1 / norm(y);
+    let apart = 0, together = 0;
+    for (let i = 0; i < x.length; i++) {
+      apart += (a * x[i] - b * y[i]) ** 2;
+      together += (a * x[i] + b * y[i]) ** 2;
+    }
+    return 2 * Math.atan2(Math.sqrt(apart), Math.sqrt(together)) * DEGREES;
+  }
+
+  // Mean and largest angle over the keys after token t, and Kantorovich's limit.
+  function anglesAt(p) {
+    const { k } = streamOf(p), { M, ends } = penaltyAt(p);
+    const L = cholesky(M.map((x, i) => x / p.lambda_0 + (i % (p.K + 1) === 0 ? 1 : 0)), p.K);
+    const turned = k.slice(p.t).map((key) => between(key, solve(L, Float64Array.from(key))));
+    const kappa = (p.lambda_0 + ends[1]) / (p.lambda_0 + ends[0]);
+    const limit = Math.atan2(kappa - 1, 2 * Math.sqrt(kappa)) * DEGREES;
+    return [turned.reduce((sum, x) => sum + x) / turned.length, Math.max(...turned), limit];
+  }
+
+  const ANGLE = ["t", "K", "correlation", "direction", "seed"];
+  const anglesOverLambda = remember(ANGLE, (p) => LAMBDAS.map((lambda_0) => anglesAt({ ...p, lambda_0 })));
+
+  const actualAngles = remember([...ANGLE, "lambda_0"], (p) => {
+    const { k, u } = streamOf(p), next = inverses(p.lambda_0, u, k);
+    return k.map((key) => between(key, next().Ak));
+  });
+
+  function angleView(p) {
+    const all = { ...p, T: p.t + LATER }, over = anglesOverLambda(all);
+    return {
+      lambdas: LAMBDAS,
+      mean: over.map((x) => x[0]),
+      largest: over.map((x) => x[1]),
+      limit: over.map((x) => x[2]),
+      times: Array.from({ length: all.T }, (_, i) => i + 1),
+      actual: actualAngles(all),
+      here: anglesAt(all),
+    };
+  }
+
+  return {
+    uniform, normal, correlatedStream, penaltyView, normsView, recallView, adversaryView, angleView, between, OFF_THE_CHART,
+  };
 })();
