@@ -514,9 +514,9 @@ def adversary_frame():
     )
     turn = 2 * np.pi * np.arange(73) / 72
     fig.add_scatter(x=np.cos(turn), y=np.sin(turn), mode="lines", line=thin_line, showlegend=False, hoverinfo="skip")
-    fig.add_scatter(x=[], y=[], mode="lines", name="states of length 1 now", line=dict(color="#D55E00"))
+    fig.add_scatter(x=[], y=[], mode="lines", name="states now", line=dict(color="#D55E00"), showlegend=False)
     dots = dict(mode="markers", marker=dict(size=4, color="rgba(128,128,128,0.8)"))
-    fig.add_scatter(x=[], y=[], name="keys so far", **dots)
+    fig.add_scatter(x=[], y=[], name="keys so far", showlegend=False, **dots)
     for name, color, dash in (
         ("key k", delta["color"], "solid"),
         ("write g", vla["color"], "solid"),
@@ -539,8 +539,7 @@ def adversary_frame():
         template="vla",
         height=760,
         margin=dict(t=90),
-        xaxis=dict(constrain="domain"),
-        yaxis=dict(scaleanchor="x", constrain="domain"),
+        yaxis=dict(scaleanchor="x"),
         xaxis2=dict(title="steps t", range=[0, STEPS]),
         yaxis2=dict(title="norm of the product (log scale)", type="log"),
     )
@@ -575,14 +574,14 @@ ADVERSARY = Explorer(
     name="adversary",
     label="Sliders for the adversary's steps",
     controls=(
-        Slider("t", "step t", 1, STEPS, 1, 12),
+        Slider("t", "step t", 1, STEPS, 1, 3),
         LAMBDA._replace(start=0.01),
-        Slider("choices", "keys to choose from", 1, 200, 1, 200),
+        Slider("choices", "candidate keys", 1, 200, 1, 200),
         Choice("penalised", "direction u", PENALISED, PENALISED[0]),
         SEED,
     ),
     presets={
-        "Her first steps": dict(t=2),
+        "After all steps": dict(t=STEPS),
         "Along the key": dict(penalised=PENALISED[1], lambda_0=0.1),
         "No choice": dict(choices=1),
     },
@@ -590,8 +589,9 @@ ADVERSARY = Explorer(
     frame=adversary_frame,
     draw=adversary_draw,
     summary=adversary_summary,
-    caption="Width 2, unit gain. Above, the grey circle of states of length 1 and what t steps have made of it, with "
-    "the key, the write and u that the adversary chose for step t; below, the norm of the product of her steps.",
+    caption="Width 2, unit gain. Above, the grey circle of states of length 1 and what t steps have made of it "
+    "(orange), with the key, the write and u that the adversary chose for step t, and her earlier keys (dots); below, "
+    "the norm of the product of her steps.",
 )
 
 
