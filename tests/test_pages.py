@@ -544,10 +544,11 @@ def test_sliders(explorer):
         start = explorer.click("Reset")[0]
         explorer.control(slider.name).focus()
         before = start[slider.name]
-        for key in ("ArrowRight", "End", "Home"):
+        place = np.log10(before) if slider.log else before
+        for key in ("ArrowRight" if place < slider.high else "ArrowLeft", "End", "Home"):
             marks = explorer.plot.evaluate(MARKS)
             p, _ = explorer.press(key)
-            assert (p[slider.name] > before) if key != "Home" else (p[slider.name] < before), slider.name
+            assert p[slider.name] != before and (p[slider.name] > before) == (key in ("ArrowRight", "End")), slider.name
             assert explorer.plot.evaluate(MARKS) != marks, f"{slider.name}: the picture stayed as it was"
             before = p[slider.name]
             assert p == pytest.approx(explorer.explorer.fit(p | start | {slider.name: before})), slider.name
@@ -601,6 +602,20 @@ def test_controls_by_keyboard(explorer):
         explorer.page.keyboard.press("Tab")
         reached.append(explorer.page.evaluate("document.activeElement.id || document.activeElement.textContent"))
     assert reached == wanted
+
+
+def test_scripts_come_where_they_are_needed(browser, site):
+    """Guards light pages: the explorers' scripts come once to a page that has some, Plotly only to pages with figures."""
+    with_explorers = {page_of(name) for name in EXPLORERS}
+    figures_alone = next(doc for doc in CHAPTERS if figures_of(doc) and doc not in with_explorers)
+    for doc, wanted in ((page_of("norms"), (1, 1, 1)), (figures_alone, (1, 0, 0)), (TOC["root"], (0, 0, 0))):
+        with tab(browser) as page:
+            asked = []
+            page.on("request", lambda request, asked=asked: asked.append(urlsplit(request.url).path.rpartition("/")[2]))
+            page.goto(f"{site}/{doc}.html")
+            draw_all(page)
+            got = tuple(asked.count(name) for name in ("plotly.min.js", "memory.js", "explorer.js"))
+            assert got == wanted, doc
 
 
 @pytest.mark.parametrize("name", EXPLORERS)
