@@ -66,6 +66,39 @@ def test_a_slider_ends_at_another():
     assert explorer.fit(explorer.start | dict(t=90, T=100))["t"] == 90
 
 
+@every_explorer
+def test_the_widget_follows_its_sliders(explorer, monkeypatch):
+    """Guards the sliders in Jupyter, without a browser: every control, preset and Reset redraws figure and words."""
+    monkeypatch.delenv("VLA_STATIC", raising=False)
+    panel, presets, words, fig = explorer.show().children
+    controls = dict(zip(explorer.start, panel.children, strict=True))
+
+    def check(**changes):
+        p = explorer.fit(explorer.start | changes)
+        assert {name: control.value for name, control in controls.items()} == pytest.approx(p)
+        view = explorer.view(**p)
+        assert words.value == explorer.summary(view, p)
+        traces, layout = explorer.draw(view, p)
+        for shown, wanted in zip(fig.data, traces, strict=True):
+            for name in set("xyz") & set(wanted):
+                np.testing.assert_allclose(np.array(shown[name], float), np.array(wanted[name], float), rtol=1e-6)
+        for path, value in layout.items():
+            assert fig.layout[path] == (value if isinstance(value, str) else pytest.approx(tuple(value)))
+
+    check()
+    for control in explorer.controls:
+        other = control.options[-1] if isinstance(control, Choice) else control.low
+        value = 10.0**other if getattr(control, "log", False) else other
+        controls[control.name].value = value
+        check(**{control.name: value})
+        presets.children[-1].click()
+        check()
+    for button, (title, changes) in zip(presets.children[:-1], explorer.presets.items(), strict=True):
+        assert button.description == title
+        button.click()
+        check(**changes)
+
+
 # ---- the views ----------------------------------------------------------------------------------------------------
 
 

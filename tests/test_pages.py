@@ -605,7 +605,7 @@ def test_controls_by_keyboard(explorer):
 
 
 def test_scripts_come_where_they_are_needed(browser, site):
-    """Guards light pages: the explorers' scripts come once to a page that has some, Plotly only to pages with figures."""
+    """Guards light pages: explorers bring their scripts, once; figures bring Plotly; words bring neither."""
     with_explorers = {page_of(name) for name in EXPLORERS}
     figures_alone = next(doc for doc in CHAPTERS if figures_of(doc) and doc not in with_explorers)
     for doc, wanted in ((page_of("norms"), (1, 1, 1)), (figures_alone, (1, 0, 0)), (TOC["root"], (0, 0, 0))):
