@@ -18,7 +18,6 @@ from vla_teach.explorers import MEMORIES, OFF_THE_CHART
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PENALTY_PAGE = "book/reference/penalty.html"
 
 
 def absent(reason):

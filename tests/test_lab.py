@@ -118,9 +118,9 @@ def focus(page, name):
 
 def settled(page, **changed):
     """Wait until the sentence is Python's for PENALTY and the changes, then compare the figure with Python's view."""
-    p = PENALTY | changed
+    p = PENALTY.start | changed
     view = penalty_view(**p)
-    sentence = penalty_summary(view, p["t"])
+    sentence = penalty_summary(view, p)
     page.wait_for_function(f"sentence => ({STATE})().sentence === sentence", arg=sentence)
     page.wait_for_function(f"size => String(({STATE})().size) === String(size)", arg=[p["K"], p["T"]])
     state = page.evaluate(STATE)

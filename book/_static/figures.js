@@ -116,7 +116,7 @@
     if (explorer) {
       await load("memory.js");
       await load("explorer.js");
-      vlaExplorer.mount(figure, plot, explorer.name, explorer.params, explorer.presets);
+      vlaExplorer.mount(figure, plot, explorer);
     }
     figure.dataset.drawn = "yes";
   }
@@ -133,6 +133,8 @@
       }
     }, { rootMargin: "800px" });
     figures.forEach((figure) => watcher.observe(figure));
+    const linked = new URLSearchParams(location.hash.slice(1)).get("explore"); // an explorer's view, see explorer.js
+    document.getElementById(`explore-${linked}`)?.scrollIntoView();
     addEventListener("beforeprint", () => figures.filter((f) => !f.dataset.drawn).forEach(draw));
     new MutationObserver(() => {
       for (const figure of figures.filter((f) => f.dataset.drawn)) {

@@ -3,7 +3,7 @@
 "use strict";
 
 const vlaMemory = (function () {
-  // ---- linear algebra: x, y vectors [n]; A, M [n, n]; S [V, K]
+  // ---- linear algebra: x, y, out vectors [n]; M [n, n]; S [V, K]; A [K, K] symmetric, only its lower triangle is kept
 
   function dot(x, y) {
     let sum = 0;
@@ -13,9 +13,10 @@ const vlaMemory = (function () {
 
   const norm = (x) => Math.sqrt(dot(x, x));
 
-  function matvec(S, x, rows) {
-    const n = x.length, out = new Float64Array(rows);
-    for (let i = 0, at = 0; i < rows; i++) {
+  // S x, into out
+  function matvec(S, x, out) {
+    const n = x.length;
+    for (let i = 0, at = 0; i < out.length; i++) {
       let sum = 0;
       for (let j = 0; j < n; j++) sum += S[at++] * x[j];
       out[i] = sum;
@@ -23,13 +24,64 @@ const vlaMemory = (function () {
     return out;
   }
 
-  // S += scale x y^T, in place
-  function addOuter(S, x, y, scale) {
-    const n = y.length;
-    for (let i = 0, at = 0; i < x.length; i++) {
-      const c = scale * x[i];
-      for (let j = 0; j < n; j++) S[at++] += c * y[j];
+  // A -= scale p p^T, in place, and A x for the new A, into out. One pass: each entry is read once and used twice.
+  function updateAndApply(A, p, scale, x, out) {
+    const n = x.length;
+    for (let i = 0; i < n; i++) {
+      const row = i * n, c = scale * p[i], xi = x[i];
+      let sum = 0;
+      for (let j = 0; j < i; j++) {
+        const a = A[row + j] - c * p[j];
+        A[row + j] = a;
+        sum += a * x[j];
+        out[j] += a * xi;
+      }
+      out[i] = sum + (A[row + i] -= c * p[i]) * xi;
     }
+  }
+
+  // The same for two vectors, x and y.
+  function updateAndApplyTwice(A, p, scale, x, out, y, also) {
+    const n = x.length;
+    for (let i = 0; i < n; i++) {
+      const row = i * n, c = scale * p[i], xi = x[i], yi = y[i];
+      let sum = 0, more = 0;
+      for (let j = 0; j < i; j++) {
+        const a = A[row + j] - c * p[j];
+        A[row + j] = a;
+        sum += a * x[j];
+        out[j] += a * xi;
+        more += a * y[j];
+        also[j] += a * yi;
+      }
+      const a = (A[row + i] -= c * p[i]);
+      out[i] = sum + a * xi;
+      also[i] = more + a * yi;
+    }
+  }
+
+  // A += scale x x^T, in place
+  function addSquare(A, x, scale) {
+    const n = x.length;
+    for (let i = 0; i < n; i++) {
+      const row = i * n, c = scale * x[i];
+      for (let j = 0; j <= i; j++) A[row + j] += c * x[j];
+    }
+  }
+
+  // S += x y^T, in place. Returns |S|, which costs little here.
+  function addOuter(S, x, y) {
+    const n = y.length;
+    let squared = 0;
+    for (let i = 0, at = 0; i < x.length; i++) {
+      const c = x[i];
+      for (let j = 0; j < n; j++, at++) {
+        const s = S[at] + c * y[j];
+        S[at] = s;
+        squared += s * s;
+      }
+    }
+    return Math.sqrt(squared);
   }
 
   function identity(n, scale) {
@@ -38,35 +90,99 @@ const vlaMemory = (function () {
     return I;
   }
 
-  // Eigenvalues of a symmetric matrix by Jacobi's rotations, smallest first.
-  function eigenvalues(M, n) {
-    const a = Float64Array.from(M);
-    for (let sweep = 0; sweep < 30; sweep++) {
-      let off = 0, all = 0;
-      for (let i = 0; i < n * n; i++) all += a[i] * a[i];
-      for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) off += a[p * n + q] ** 2;
-      if (off <= 1e-26 * all) break;
-      for (let p = 0; p < n; p++) {
-        for (let q = p + 1; q < n; q++) {
-          const apq = a[p * n + q];
-          if (apq === 0) continue;
-          const theta = (a[q * n + q] - a[p * n + p]) / (2 * apq);
-          const t = (theta < 0 ? -1 : 1) / (Math.abs(theta) + Math.hypot(theta, 1));
-          const c = 1 / Math.hypot(t, 1), s = t * c;
-          for (let i = 0; i < n; i++) {
-            const x = a[i * n + p], y = a[i * n + q];
-            a[i * n + p] = c * x - s * y;
-            a[i * n + q] = s * x + c * y;
-          }
-          for (let i = 0; i < n; i++) {
-            const x = a[p * n + i], y = a[q * n + i];
-            a[p * n + i] = c * x - s * y;
-            a[q * n + i] = s * x + c * y;
-          }
-        }
+  function mirror(A, n) {
+    for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) A[j * n + i] = A[i * n + j];
+    return A;
+  }
+
+  // The lower triangular L with M = L L^T, from the lower triangle of M.
+  function cholesky(M, n) {
+    const L = new Float64Array(n * n);
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j <= i; j++) {
+        let sum = M[i * n + j];
+        for (let m = 0; m < j; m++) sum -= L[i * n + m] * L[j * n + m];
+        L[i * n + j] = i === j ? Math.sqrt(sum) : sum / L[j * n + j];
       }
     }
-    return Float64Array.from({ length: n }, (_, i) => a[i * n + i]).sort();
+    return L;
+  }
+
+  // Solves L L^T x = y from entry `first` on, in place, where y is 0 before it.
+  function solve(L, x, first = 0) {
+    const n = x.length;
+    for (let i = first; i < n; i++) {
+      let sum = x[i];
+      for (let j = first; j < i; j++) sum -= L[i * n + j] * x[j];
+      x[i] = sum / L[i * n + i];
+    }
+    for (let i = n - 1; i >= first; i--) {
+      const y = (x[i] /= L[i * n + i]);
+      for (let j = first; j < i; j++) x[j] -= L[i * n + j] * y;
+    }
+    return x;
+  }
+
+  // The inverse of a positive definite matrix, column by column.
+  function inverse(M, n) {
+    const L = cholesky(M, n), out = new Float64Array(n * n);
+    for (let column = 0; column < n; column++) {
+      const x = new Float64Array(n);
+      x[column] = 1;
+      solve(L, x, column);
+      for (let i = column; i < n; i++) out[i * n + column] = x[i];
+    }
+    return mirror(out, n);
+  }
+
+  // The smallest and the largest eigenvalue of a symmetric matrix: Householder's reflections make it tridiagonal,
+  // then bisection counts how many eigenvalues lie below a number.
+  function extremes(M, n) {
+    const a = Float64Array.from(M), side = new Float64Array(n); // side[i]: the entry beside the diagonal, row i
+    const w = new Float64Array(n), aw = new Float64Array(n);
+    for (let column = 0; column < n - 1; column++) {
+      let squared = 0;
+      for (let i = column + 1; i < n; i++) squared += (w[i] = a[i * n + column]) ** 2;
+      const length = w[column + 1] > 0 ? -Math.sqrt(squared) : Math.sqrt(squared);
+      side[column + 1] = length;
+      w[column + 1] -= length;
+      const half = squared - length * a[(column + 1) * n + column]; // |w|^2 / 2
+      if (half <= 0) continue;
+      let both = 0;
+      for (let i = column + 1; i < n; i++) {
+        let sum = 0;
+        for (let j = column + 1; j < n; j++) sum += a[i * n + j] * w[j];
+        aw[i] = sum / half;
+        both += aw[i] * w[i];
+      }
+      for (let i = column + 1; i < n; i++) aw[i] -= both / (2 * half) * w[i];
+      for (let i = column + 1; i < n; i++) {
+        for (let j = column + 1; j < n; j++) a[i * n + j] -= w[i] * aw[j] + aw[i] * w[j];
+      }
+    }
+    let reach = 0; // no eigenvalue is larger in size
+    for (let i = 0; i < n; i++) {
+      reach = Math.max(reach, Math.abs(a[i * n + i]) + Math.abs(side[i]) + (i + 1 < n ? Math.abs(side[i + 1]) : 0));
+    }
+    const below = (x) => {
+      let count = 0, q = 1;
+      for (let i = 0; i < n; i++) {
+        q = a[i * n + i] - x - side[i] * side[i] / q;
+        if (q === 0) q = 1e-300;
+        if (q < 0) count++;
+      }
+      return count;
+    };
+    const find = (many) => { // the smallest number with `many` eigenvalues below it
+      let low = -reach * (1 + 1e-12) - 1e-300, high = -low;
+      for (let i = 0; i < 60; i++) {
+        const middle = (low + high) / 2;
+        if (below(middle) >= many) high = middle;
+        else low = middle;
+      }
+      return (low + high) / 2;
+    };
+    return [find(1), find(n)];
   }
 
   // ---- streams.py
@@ -106,87 +222,319 @@ const vlaMemory = (function () {
     const v = rows(unitRows(normal(T * V, seed, 2), V), V);
     if (direction === "along the key") return { k, v, u: k };
     const W = normal(K * K, seed, 3);
-    return { k, v, u: k.map((row) => unitRows(matvec(W, row, K), K, 1 / Math.sqrt(K))) };
+    return { k, v, u: k.map((row) => unitRows(matvec(W, row, new Float64Array(K)), K, 1 / Math.sqrt(K))) };
   }
 
-  // ---- reference.py; A and S are changed in place
+  // ---- reference.py; S is changed in place
 
-  function shermanMorrison(A, u) {
-    const Au = matvec(A, u, u.length);
-    addOuter(A, Au, Au, -1 / (1 + dot(u, Au)));
+  // Walks over the inverse penalties of M = lambda_0 I + sum of u u^T by Sherman-Morrison. Token by token, `next` gives
+  // A u for the token's u and the new A, and, where keys are asked for, A k. The arrays it returns are used again.
+  function inverses(lambda_0, u, k = null) {
+    const K = u[0].length, A = identity(K, 1 / lambda_0);
+    let now = new Float64Array(K), next = u[0].map((x) => x / lambda_0), t = 0;
+    const Ak = new Float64Array(K), Au = new Float64Array(K);
+    return () => {
+      [now, next] = [next, now]; // A u before the update
+      const denominator = 1 + dot(u[t], now), after = u[Math.min(t + 1, u.length - 1)];
+      if (k) updateAndApplyTwice(A, now, 1 / denominator, after, next, k[t], Ak);
+      else updateAndApply(A, now, 1 / denominator, after, next);
+      for (let i = 0; i < K; i++) Au[i] = now[i] / denominator;
+      t++;
+      return { Au, Ak };
+    };
   }
 
-  function writeGain(A, k, gain) {
-    const a = matvec(A, k, k.length);
-    if (gain === "least_squares") return a;
-    const by = gain === "unit" ? norm(a) : dot(k, a);
-    return by === 0 ? a : a.map((x) => x / by);
+  function scaleGain(g, k, gain) {
+    if (gain === "least_squares") return g;
+    const by = gain === "unit" ? norm(g) : dot(k, g);
+    if (by !== 0) for (let i = 0; i < g.length; i++) g[i] /= by;
+    return g;
   }
 
-  function write(S, k, v, g) {
-    const Sk = matvec(S, k, v.length);
-    addOuter(S, v.map((x, i) => x - Sk[i]), g, 1);
+  // Returns the new |S|.
+  function write(S, k, v, g, error) {
+    matvec(S, k, error);
+    for (let i = 0; i < error.length; i++) error[i] = v[i] - error[i];
+    return addOuter(S, error, g);
   }
 
   // ---- explorers.py
 
-  const OFF_THE_CHART = 1e6;
+  const OFF_THE_CHART = 1e6, V = 16;
 
-  // |S_t| at `times` for a memory whose step changes S [V, K] by token t; null once it is too large to draw, since what
-  // comes after is mostly rounding. `read` turns S into the matrix to measure.
-  function normsOf(times, V, K, step, read = (S) => S) {
-    const S = new Float64Array(V * K), last = times[times.length - 1], out = [];
-    let onTheChart = true;
-    for (let t = 0, next = 0; t < last; t++) {
-      step(S, t);
-      onTheChart &&= norm(S) < OFF_THE_CHART;
-      if (t + 1 === times[next]) {
-        out.push(onTheChart ? norm(read(S)) : null);
-        next++;
+  // A function of parameters that keeps its last results, by the parameters it depends on. So a slider computes anew
+  // what depends on it, and the rest is at hand.
+  function remember(names, compute, keep = 3) {
+    const kept = new Map();
+    return (p) => {
+      const key = names.map((name) => p[name]).join("|");
+      if (!kept.has(key)) {
+        if (kept.size >= keep) kept.delete(kept.keys().next().value);
+        kept.set(key, compute(p));
       }
-    }
-    return out;
+      return kept.get(key);
+    };
   }
 
+  // The tokens at which curves are drawn. No number lies halfway, where NumPy would round otherwise.
   function gridOf(T, points = 200) {
     const times = new Set();
     for (let i = 0; i < points; i++) times.add(Math.round(1 + (T - 1) * i / (points - 1)));
     return [...times];
   }
 
-  function penaltyView({ lambda_0, K, T, correlation, gain, direction, seed, t }) {
-    const V = 16, { k, v, u } = correlatedStream(T, K, V, correlation, direction, seed), times = gridOf(T);
-    const A = identity(K, 1 / lambda_0), A_rls = identity(K, 1 / lambda_0), A_exact = identity(K, 1 / lambda_0);
-    let A_t = A;
-    const norms = {
-      "linear attention": normsOf(times, V, K, (S, i) => addOuter(S, v[i], k[i], 1)),
-      "DeltaNet": normsOf(times, V, K, (S, i) => write(S, k[i], v[i], k[i])),
-      "VLA": normsOf(times, V, K, (S, i) => {
-        shermanMorrison(A, u[i]);
-        write(S, k[i], v[i], writeGain(A, k[i], gain));
-        if (i + 1 === t) A_t = Float64Array.from(A);
-      }),
-      "recursive least squares": normsOf(times, V, K, (S, i) => {
-        shermanMorrison(A_rls, k[i]);
-        write(S, k[i], v[i], writeGain(A_rls, k[i], "least_squares"));
-      }),
-      "exact least squares": normsOf(times, V, K, (targets, i) => {
-        shermanMorrison(A_exact, k[i]);
-        shermanMorrison(A_exact, u[i]);
-        addOuter(targets, v[i], k[i], 1);
-      }, (targets) => rows(targets, K).flatMap((row) => Array.from(matvec(A_exact, row, K)))),
-    };
-    const M = identity(K, 0);
-    for (let i = 0; i < t; i++) addOuter(M, u[i], u[i], 1);
-    const spectrum = eigenvalues(M, K);
+  // |S_t| at the tokens of the grid for a memory whose step changes S [V, K] by token t and returns |S|. Null from the
+  // first token at which it is too large to draw, since what comes after is mostly rounding.
+  function normsOf({ T, K }, step) {
+    const times = gridOf(T), S = new Float64Array(V * K), out = new Array(times.length).fill(null);
+    for (let t = 0, next = 0; t < T; t++) {
+      const length = step(S, t);
+      if (!(length < OFF_THE_CHART)) break;
+      if (t + 1 === times[next]) out[next++] = length;
+    }
+    return out;
+  }
+
+  const KEYS = ["T", "K", "correlation", "seed"];
+
+  const streamOf = remember([...KEYS, "direction"], ({ T, K, correlation, direction, seed }) =>
+    correlatedStream(T, K, V, correlation, direction, seed));
+
+  const curves = {
+    "linear attention": remember(KEYS, (p) => {
+      const { k, v } = streamOf(p);
+      return normsOf(p, (S, t) => addOuter(S, v[t], k[t]));
+    }),
+    "DeltaNet": remember(KEYS, (p) => {
+      const { k, v } = streamOf(p), error = new Float64Array(V);
+      return normsOf(p, (S, t) => write(S, k[t], v[t], k[t], error));
+    }),
+    "VLA": remember([...KEYS, "direction", "lambda_0", "gain"], (p) => {
+      const { k, v, u } = streamOf(p), error = new Float64Array(V);
+      const along = u === k, next = inverses(p.lambda_0, u, along ? null : k);
+      return normsOf(p, (S, t) => {
+        const { Au, Ak } = next();
+        return write(S, k[t], v[t], scaleGain(along ? Au : Ak, k[t], p.gain), error);
+      });
+    }),
+    "recursive least squares": remember([...KEYS, "lambda_0"], (p) => {
+      const { k, v } = streamOf(p), error = new Float64Array(V), next = inverses(p.lambda_0, k);
+      return normsOf(p, (S, t) => write(S, k[t], v[t], next().Au, error));
+    }),
+    // The exact recurrence, with A the inverse of H: the pair (k, v) is counted, then (u, 0).
+    "exact least squares": remember([...KEYS, "direction", "lambda_0"], (p) => {
+      const { k, v, u } = streamOf(p), error = new Float64Array(V), nothing = new Float64Array(V);
+      const next = inverses(p.lambda_0, k.flatMap((row, t) => [row, u[t]]));
+      return normsOf(p, (S, t) => {
+        write(S, k[t], v[t], next().Au, error);
+        return write(S, u[t], nothing, next().Au, error);
+      });
+    }),
+  };
+
+  // The state norms of all memories.
+  function stateNorms(p) {
+    return Object.fromEntries(Object.entries(curves).map(([memory, norms]) => [memory, norms(p)]));
+  }
+
+  // The sum of u u^T over the first t tokens, and its smallest and largest eigenvalue.
+  const penaltyAt = remember([...KEYS, "direction", "t"], (p) => {
+    const { u } = streamOf(p), M = identity(p.K, 0);
+    for (let t = 0; t < p.t; t++) addSquare(M, u[t], 1);
+    mirror(M, p.K);
+    return { M, ends: extremes(M, p.K) };
+  });
+
+  const inverseAt = remember([...KEYS, "direction", "t", "lambda_0"], (p) => {
+    const { M } = penaltyAt(p), A = inverse(M.map((x, i) => x / p.lambda_0 + (i % (p.K + 1) === 0 ? 1 : 0)), p.K);
+    for (let i = 0; i < A.length; i += p.K + 1) A[i] -= 1;
+    return A;
+  });
+
+  function penaltyView(p) {
+    const { M, ends } = penaltyAt(p);
     return {
-      times,
-      norms,
+      times: gridOf(p.T),
+      norms: stateNorms(p),
       M,
-      A: A_t.map((x, i) => lambda_0 * x - (i % (K + 1) === 0 ? 1 : 0)),
-      cond: (spectrum[K - 1] + lambda_0) / (spectrum[0] + lambda_0),
+      A: inverseAt(p),
+      cond: (ends[1] + p.lambda_0) / (ends[0] + p.lambda_0),
     };
   }
 
-  return { uniform, normal, correlatedStream, shermanMorrison, writeGain, write, eigenvalues, penaltyView, OFF_THE_CHART };
+  const normsView = (p) => ({ times: gridOf(p.T), norms: stateNorms(p) });
+
+  // For each memory its state [V, K] after each of the first n pairs, u = k; `seen(memory, S, t)` is called for each.
+  function learn(k, v, n, lambda_0, seen) {
+    const K = k[0].length, error = new Float64Array(V);
+    const rule = (memory, step) => {
+      const S = new Float64Array(V * K);
+      for (let t = 0; t < n; t++) {
+        step(S, t);
+        seen(memory, S, t + 1);
+      }
+    };
+    rule("linear attention", (S, t) => addOuter(S, v[t], k[t]));
+    rule("DeltaNet", (S, t) => write(S, k[t], v[t], k[t], error));
+    const gains = { "VLA": "unit", "VLA, interpolating": "interpolate", "recursive least squares": "least_squares" };
+    for (const [memory, gain] of Object.entries(gains)) {
+      const next = inverses(lambda_0, k);
+      rule(memory, (S, t) => write(S, k[t], v[t], scaleGain(next().Au, k[t], gain), error));
+    }
+  }
+
+  function recall(S, k, v, n, measure) {
+    const answer = new Float64Array(V);
+    let wrong = 0, all = 0, right = 0;
+    for (let t = 0; t < n; t++) {
+      matvec(S, k[t], answer);
+      if (measure === "read-back error") {
+        for (let i = 0; i < V; i++) wrong += (v[t][i] - answer[i]) ** 2;
+        all += dot(v[t], v[t]);
+        continue;
+      }
+      let best = -Infinity, at = 0;
+      for (let s = 0; s < n; s++) {
+        const score = dot(answer, v[s]);
+        if (score > best) [best, at] = [score, s];
+      }
+      right += at === t;
+    }
+    return measure === "read-back error" ? wrong / all : right / n;
+  }
+
+  const recallAlongPairs = remember(["correlation", "K", "lambda_0", "measure", "seed"], (p) => {
+    const { k, v } = correlatedStream(64, p.K, V, p.correlation, "along the key", p.seed), out = {};
+    learn(k, v, 64, p.lambda_0, (memory, S, n) => {
+      if (n % 4 === 0) (out[memory] ??= []).push(recall(S, k, v, n, p.measure));
+    });
+    return out;
+  });
+
+  const CORRELATIONS = Array.from({ length: 20 }, (_, i) => 0.05 * i);
+
+  const recallAlongCorrelations = remember(["n", "K", "lambda_0", "measure", "seed"], (p) => {
+    const out = {};
+    for (const correlation of CORRELATIONS) {
+      const { k, v } = correlatedStream(p.n, p.K, V, correlation, "along the key", p.seed);
+      learn(k, v, p.n, p.lambda_0, (memory, S, n) => {
+        if (n === p.n) (out[memory] ??= []).push(recall(S, k, v, n, p.measure));
+      });
+    }
+    return out;
+  });
+
+  function recallView(p) {
+    const by_pairs = recallAlongPairs(p);
+    return {
+      pairs: Array.from({ length: 16 }, (_, i) => 4 * (i + 1)),
+      by_pairs,
+      correlations: CORRELATIONS,
+      by_correlation: recallAlongCorrelations(p),
+      here: Object.fromEntries(Object.entries(by_pairs).map(([memory, y]) => [memory, y[p.n / 4 - 1]])),
+    };
+  }
+
+  // ---- the adversary, width 2
+
+  const STEPS = 60;
+
+  // The spectral norm of [[a, b], [c, d]].
+  function norm2(a, b, c, d) {
+    const squares = a * a + b * b + c * c + d * d, det = a * d - b * c;
+    return Math.sqrt((squares + Math.sqrt(Math.max(0, squares * squares - 4 * det * det))) / 2);
+  }
+
+  const attack = remember(["lambda_0", "choices", "penalised", "seed"], ({ lambda_0, choices, penalised, seed }) => {
+    const draws = uniform(2 * STEPS * 200, seed, 40), start = penalised === "along the key" ? 0 : STEPS * 200;
+    const found = { product: [], bound: [], keys: [], u: [], gains: [], products: [] };
+    let A = [1 / lambda_0, 0, 1 / lambda_0], P = [1, 0, 0, 1], logDet = 0; // A: three of its entries, row by row
+    for (let t = 0; t < STEPS; t++) {
+      const all = [];
+      let most = 0;
+      for (let i = 0; i < choices; i++) {
+        const x = 2 * Math.PI * draws[t * 200 + i], y = 2 * Math.PI * draws[start + t * 200 + i];
+        const k = [Math.cos(x), Math.sin(x)], u = [Math.cos(y), Math.sin(y)];
+        const Au = [A[0] * u[0] + A[1] * u[1], A[1] * u[0] + A[2] * u[1]], a = u[0] * Au[0] + u[1] * Au[1];
+        const B = [A[0] - Au[0] * Au[0] / (1 + a), A[1] - Au[0] * Au[1] / (1 + a), A[2] - Au[1] * Au[1] / (1 + a)];
+        const g = [B[0] * k[0] + B[1] * k[1], B[1] * k[0] + B[2] * k[1]], length = Math.hypot(g[0], g[1]);
+        g[0] /= length, g[1] /= length;
+        const Pk = [P[0] * k[0] + P[1] * k[1], P[2] * k[0] + P[3] * k[1]];
+        const Q = [P[0] - Pk[0] * g[0], P[1] - Pk[0] * g[1], P[2] - Pk[1] * g[0], P[3] - Pk[1] * g[1]];
+        const size = norm2(...Q);
+        most = Math.max(most, size);
+        all.push({ k, u, g, a, B, Q, size });
+      }
+      const best = all.find(({ size }) => size >= (1 - 1e-9) * most); // rounding must not choose among equals
+      [A, P, logDet] = [best.B, best.Q, logDet + Math.log1p(best.a)];
+      found.product.push(best.size);
+      found.bound.push(Math.exp(logDet / 2));
+      found.keys.push(best.k);
+      found.u.push(best.u);
+      found.gains.push(best.g);
+      found.products.push(P);
+    }
+    return found;
+  });
+
+  function adversaryView(p) {
+    const { products, ...found } = attack(p), P = products[p.t - 1], ellipse = [[], []];
+    for (let i = 0; i <= 72; i++) {
+      const x = Math.cos(2 * Math.PI * i / 72), y = Math.sin(2 * Math.PI * i / 72);
+      ellipse[0].push(x * P[0] + y * P[2]);
+      ellipse[1].push(x * P[1] + y * P[3]);
+    }
+    return { ...found, random: attack({ ...p, choices: 1 }).product, ellipse };
+  }
+
+  // ---- how far a write is turned
+
+  const LATER = 32, DEGREES = 180 / Math.PI;
+  const LAMBDAS = Array.from({ length: 21 }, (_, i) => 10 ** (0.3 * i - 3));
+
+  // The angle between two vectors, exact for small ones too, in degrees.
+  function between(x, y) {
+    const a = 1 / norm(x), b = 1 / norm(y);
+    let apart = 0, together = 0;
+    for (let i = 0; i < x.length; i++) {
+      apart += (a * x[i] - b * y[i]) ** 2;
+      together += (a * x[i] + b * y[i]) ** 2;
+    }
+    return 2 * Math.atan2(Math.sqrt(apart), Math.sqrt(together)) * DEGREES;
+  }
+
+  // Mean and largest angle over the keys after token t, and Kantorovich's limit.
+  function anglesAt(p) {
+    const { k } = streamOf(p), { M, ends } = penaltyAt(p);
+    const L = cholesky(M.map((x, i) => x / p.lambda_0 + (i % (p.K + 1) === 0 ? 1 : 0)), p.K);
+    const turned = k.slice(p.t).map((key) => between(key, solve(L, Float64Array.from(key))));
+    const kappa = (p.lambda_0 + ends[1]) / (p.lambda_0 + ends[0]);
+    const limit = Math.atan2(kappa - 1, 2 * Math.sqrt(kappa)) * DEGREES;
+    return [turned.reduce((sum, x) => sum + x) / turned.length, Math.max(...turned), limit];
+  }
+
+  const ANGLE = ["t", "K", "correlation", "direction", "seed"];
+  const anglesOverLambda = remember(ANGLE, (p) => LAMBDAS.map((lambda_0) => anglesAt({ ...p, lambda_0 })));
+
+  const actualAngles = remember([...ANGLE, "lambda_0"], (p) => {
+    const { k, u } = streamOf(p), next = inverses(p.lambda_0, u, k);
+    return k.map((key) => between(key, next().Ak));
+  });
+
+  function angleView(p) {
+    const all = { ...p, T: p.t + LATER }, over = anglesOverLambda(all);
+    return {
+      lambdas: LAMBDAS,
+      mean: over.map((x) => x[0]),
+      largest: over.map((x) => x[1]),
+      limit: over.map((x) => x[2]),
+      times: Array.from({ length: all.T }, (_, i) => i + 1),
+      actual: actualAngles(all),
+      here: anglesAt(all),
+    };
+  }
+
+  return {
+    uniform, normal, correlatedStream, penaltyView, normsView, recallView, adversaryView, angleView, between, OFF_THE_CHART,
+  };
 })();

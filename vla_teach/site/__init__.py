@@ -26,9 +26,11 @@ class FigureRenderer:
         alt = layout.get("meta", {}).get("alt", "")
         if not alt:
             raise ValueError("a figure without a text alternative: display it with vla_teach.figures.show")
+        explorer = layout["meta"].get("explorer")
+        place = f' id="explore-{html.escape(explorer["name"])}"' if explorer else ""
         content = json.dumps(data.content, separators=(",", ":")).replace("<", "\\u003c")
         markup = (
-            f'<div class="vla-figure"><div class="vla-plot" role="img" aria-label="{html.escape(alt)}" '
+            f'<div class="vla-figure"{place}><div class="vla-plot" role="img" aria-label="{html.escape(alt)}" '
             f'style="min-height:{layout.get("height", 380)}px"><noscript>{html.escape(alt)}</noscript></div>'
             f'<script type="application/json">{content}</script></div>'
         )
