@@ -9,8 +9,8 @@ from vla_teach import ops
 MUTATIONS = (
     # the operation
     ("if initial_state is None:\n", "if True:\n"),
-    ('check_state("initial_state", initial_state, shape, k.new_empty(0, dtype=dtype))', 'initial_state.S.detach(), initial_state.A'),
-    ('check_state("initial_state", initial_state, shape, k.new_empty(0, dtype=dtype))', 'initial_state.S, initial_state.A.detach()'),
+    ("initial_state, start)\n", "initial_state, start)\n        S = S.detach()\n"),
+    ("initial_state, start)\n", "initial_state, start)\n        start = start.detach()\n"),
     ("return o.transpose(1, 2), S, A", "return o.detach().transpose(1, 2), S, A"),
     ("for x in tokens), S, A, gain)\n        return", "for x in tokens), S, A / 2, gain)\n        return"),
     ("if lengths else heads_first(tokens, S, start)", "if False else heads_first(tokens, S, start)"),
