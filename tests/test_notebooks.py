@@ -49,7 +49,7 @@ def test_a_chapter_opens_with_its_aims_and_closes_with_exercises(path):
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
     assert "After this chapter you can" in text[:400]
     exercises = text.count("{exercise-start}")
-    assert exercises >= 3
+    assert exercises >= 4
     assert text.count("{solution-start}") == text.count("{solution-end}") == exercises
     assert text.count(":class: dropdown") == exercises + text.count("{hint}")
 
