@@ -184,7 +184,7 @@ def test_correlated_keys(dtype):
     x["u"] = x["k"] = unit((x["k"].double() + unit(random(32, seed=9))) @ random(32, 32, seed=10))
     x = {name: a.float() if name == "lambda_0" else a.to(dtype) for name, a in x.items()}
     u = x["u"][0, :, 0].double()
-    assert 1e4 < torch.linalg.cond(u.mT @ u + 1e-3 * torch.eye(32, device=DEVICE)) < 1e6
+    assert 3e3 < torch.linalg.cond(u.mT @ u + 1e-3 * torch.eye(32, device=DEVICE)) < 1e6
     tol_o, tol = HALF.get(dtype, (1e-3, 1e-3))
     near(everything(x, of=("o",)), right(x, of=("o",)), tol, tol_o)
 

@@ -58,9 +58,13 @@ def specialised(function, arguments):
     for i, (name, parameter) in enumerate(zip(function.arg_names, function.params, strict=True)):
         value = arguments[name]
         if isinstance(value, torch.Tensor):
-            types[name] = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16", "int32": "*i32"}[
-                str(value.dtype).removeprefix("torch.")
-            ]
+            types[name] = {
+                "float32": "*fp32",
+                "bfloat16": "*bf16",
+                "float16": "*fp16",
+                "int32": "*i32",
+                "int64": "*i64",
+            }[str(value.dtype).removeprefix("torch.")]
             hints[(i,)] = [["tt.divisibility", 16]]
         elif parameter.is_constexpr or value is None or value == 1:
             types[name], constants[(i,)] = "constexpr", value

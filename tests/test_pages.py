@@ -270,6 +270,7 @@ def flat(values):
 
 
 DRAWN = "plot => plot._fullData.map(trace => Array.from(trace.z ?? trace.y, x => x?.length ? Array.from(x) : x))"
+WHOLE = "plot => [...plot.querySelectorAll('.mlayer')].map(layer => layer.innerHTML).join()"
 MARKS = """plot => [...plot.querySelectorAll('.mlayer path, .mlayer image')]
   .map(mark => mark.getAttribute('d') ?? mark.getAttribute('href') ?? mark.getAttribute('xlink:href')).join()"""
 
@@ -355,18 +356,21 @@ def test_menu(browser, site, doc, n, i):
         assert int(select.input_value()) == menu.get("active", 0)
         assert not plot.query_selector_all(".updatemenu-button")
         for entry in [*range(1, len(labels)), 0]:
-            marks, button = plot.evaluate(MARKS), menu["buttons"][entry]
+            marks, button = plot.evaluate(WHOLE), menu["buttons"][entry]
             select.select_option(str(entry))
-            page.wait_for_function(f"([plot, marks]) => ({MARKS})(plot) !== marks", arg=[plot, marks])
+            page.wait_for_function(f"([plot, marks]) => ({WHOLE})(plot) !== marks", arg=[plot, marks])
             if button["method"] == "animate":
                 frame, drawn = frames[button["args"][0][0]], plot.evaluate(DRAWN)
                 for trace, data in zip(frame.get("traces") or range(len(drawn)), frame["data"], strict=True):
                     assert np.array_equal(flat(drawn[trace]), flat(data["y"]), equal_nan=True)
-            else:
+            elif button["method"] == "restyle":
                 changed, traces, drawn = *button["args"], plot.evaluate(DRAWN)
                 wanted = changed.get("z") or changed["y"]
                 for trace, data in zip(traces, wanted, strict=True):
                     assert np.array_equal(flat(drawn[trace]), flat(data), equal_nan=True)
+            else:
+                seen = plot.evaluate("plot => plot._fullData.map(trace => trace.visible)")
+                assert seen == button["args"][0]["visible"] and any(seen)
         assert not wrong
 
 
