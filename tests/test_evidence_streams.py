@@ -169,7 +169,7 @@ def test_refused_streams():
 
 def test_holm():
     """Guards Holm's correction against a case by hand, and the p value it is given against a known one."""
-    assert streams.holm([0.01, 0.04, 0.03, None]) == pytest.approx([0.04, 0.09, 0.09, 1.0])
+    assert streams.corrected([0.01, 0.04, 0.03, None]) == pytest.approx([0.04, 0.09, 0.09, 1.0])
     assert paired_p([1.0, 2.0, 3.0]) == pytest.approx(0.0742, abs=1e-3)
 
 

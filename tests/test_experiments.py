@@ -711,7 +711,7 @@ MUTATIONS = {
         ("(label, chosen[label])]", "(label, rates[0])]"),
         ("math.sqrt(n))", "math.sqrt(n - 1))"),
         ("f, angle = n - 1,", "f, angle = n,"),
-        ("(len(tested) - i)", "len(tested)"),
+        ("(len(order) - rank)", "len(order)"),
         ("differences = [a - b", "differences = [b - a"),
         ("settings.more_rates.get(label, ())", "()"),
     ),

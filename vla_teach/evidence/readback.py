@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vla_teach import ops, rivals
-from vla_teach.experiments.sweep import paired_p
+from vla_teach.experiments.sweep import holm, paired_p
 from vla_teach.reference import elu_plus_one, unit_rows
 from vla_teach.tasks.incontext import random_keys, random_roots
 
@@ -299,15 +299,6 @@ def p_value(differences):
     if p is not None:
         return p
     return 2 * 0.5 ** len(differences) if np.any(differences) else 1.0
-
-
-def holm(p):
-    """p values corrected for their number by Holm's method, in the order given."""
-    corrected, least = [1.0] * len(p), 0.0
-    for i, place in enumerate(sorted(range(len(p)), key=lambda j: p[j])):
-        least = max(least, min(1.0, p[place] * (len(p) - i)))
-        corrected[place] = least
-    return corrected
 
 
 # ---- pieces -----------------------------------------------------------------------------------------------------

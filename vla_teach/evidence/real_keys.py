@@ -21,7 +21,7 @@ import torch
 
 from vla_teach import ops
 from vla_teach.evidence import minilm
-from vla_teach.experiments.sweep import paired_p
+from vla_teach.experiments.sweep import holm, paired_p
 from vla_teach.tasks.digits import digits_stream
 from vla_teach.tasks.incontext import random_keys
 
@@ -421,16 +421,6 @@ def spread_of_choice(x, rule, name):
     return dict(
         median=x.median().item(), least=x.min().item(), most=x.max().item(), at_end=at_end.double().mean().item()
     )
-
-
-def holm(ps):
-    """Holm's correction of p values; None stays None."""
-    order = sorted((i for i, p in enumerate(ps) if p is not None), key=lambda i: ps[i])
-    out, least = [None] * len(ps), 0.0
-    for rank, i in enumerate(order):
-        least = max(least, min(1.0, ps[i] * (len(order) - rank)))
-        out[i] = least
-    return out
 
 
 def compare(found, layers, error):

@@ -14,7 +14,7 @@ import torch
 from vla_teach.chunkwise import chunk_write, vla_chunk
 from vla_teach.evidence import million
 from vla_teach.evidence.bank import DELTA, GATED, LAMBDA_0, MEMORIES, Bank, column, unit
-from vla_teach.experiments.sweep import paired_p
+from vla_teach.experiments.sweep import holm, paired_p
 from vla_teach.reference import elu_plus_one, unit_rows
 from vla_teach.tasks.incontext import random_roots
 
@@ -518,16 +518,12 @@ def judge(row, i, sums, edges, variants, tune, judged):
     pairs = [
         (x, y) for x in ("VLA, published", "VLA, u = key", "VLA, interpolating") for y in ("DeltaNet", "gated DeltaNet")
     ]
-    ps = holm([paired_p(np.log(scores[x] / scores[y]).tolist()) for x, y in pairs])
+    ps = corrected([paired_p(np.log(scores[x] / scores[y]).tolist()) for x, y in pairs])
     against = [dict(memory=x, against=y, ratio=number(np.exp(np.log(scores[x] / scores[y]).mean())), p_holm=number(p))
                for (x, y), p in zip(pairs, ps, strict=True)]  # fmt: skip
     return dict(world=row, memories=out, against=against)
 
 
-def holm(ps):
-    """p values of several tests, corrected by Holm's method, in the order given; None counts as 1."""
-    ps, least, out = [1.0 if p is None else p for p in ps], 0.0, [1.0] * len(ps)
-    for rank, i in enumerate(np.argsort(ps)):
-        least = max(least, min(1.0, ps[i] * (len(ps) - rank)))
-        out[i] = least
-    return out
+def corrected(ps):
+    """p values of several tests by Holm's method, in the order given; None counts as 1."""
+    return holm([1.0 if p is None else p for p in ps])

@@ -88,12 +88,20 @@ def comparisons(models, test="test"):
             differences = [a - b for a, b in pairs]
             mean = statistics.mean(differences) if differences else None
             found.append(dict(model=label, against=other, n=len(pairs), difference=mean, p=paired_p(differences)))
-    tested = sorted((one for one in found if one["p"] is not None), key=lambda one: one["p"])
-    least = 0.0
-    for i, one in enumerate(tested):
-        least = max(least, min(1.0, one["p"] * (len(tested) - i)))
-        one["p_holm"] = least
+    tested = [one for one in found if one["p"] is not None]
+    for one, p in zip(tested, holm([one["p"] for one in tested]), strict=True):
+        one["p_holm"] = p
     return found
+
+
+def holm(ps):
+    """p values corrected for their number by Holm's method, in the order given; None stays None and is not counted."""
+    order = sorted((i for i, p in enumerate(ps) if p is not None), key=lambda i: ps[i])
+    corrected, least = [None] * len(ps), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, ps[i] * (len(order) - rank)))
+        corrected[i] = least
+    return corrected
 
 
 def paired_p(differences):
