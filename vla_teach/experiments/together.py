@@ -4,7 +4,6 @@ Models this small spend their time on starting kernels. Stacked, a kernel serves
 """
 
 import copy
-import math
 import time
 from contextlib import contextmanager
 
@@ -13,12 +12,11 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vla_teach.experiments.train import (
-    better,
     build,
     evaluate,
     load_data,
+    look,
     loss_of,
-    metric,
     on_device,
     rate_at,
     rows,
@@ -72,8 +70,8 @@ def train_together(settings, label, runs, device="cpu", data=None, tick=None, mo
         scores = evaluate_together(base, weights, task, data.validation, settings.batch, device, len(runs))
         losses.clear()
         for i, now in enumerate(nows):
-            if not now["stopped"]:
-                look(settings, now, means[i], scores[i], lambda i=i: keep(best, weights, i))
+            if not now["stopped"] and look(settings, now, means[i], scores[i]):
+                keep(best, weights, i)
     tick((settings.steps - max(now["step"] for now in nows)) * len(runs))
     seconds, found = (time.perf_counter() - started) / len(runs), []
     for i, ((rate, seed), now, model) in enumerate(zip(runs, nows, built, strict=True)):
@@ -87,21 +85,6 @@ def train_together(settings, label, runs, device="cpu", data=None, tick=None, mo
             models[rate, seed] = model
         found.append(one | dict(seconds=seconds + time.perf_counter() - begun))
     return found
-
-
-def look(settings, now, mean, score, better_found):
-    """Notes one look at the validation set in `now`, as `train` does; calls better_found() for a best score."""
-    if score is None or not math.isfinite(mean):
-        now["stopped"] = "diverged"
-        return
-    now["history"].append(dict(step=now["step"], loss=mean, validation=score))
-    if better(settings.task, score, now["best"]):
-        now |= dict(best=score, best_step=now["step"])
-        better_found()
-    if metric(settings.task) == "accuracy" and now["best"] == 1:
-        now["stopped"] = "perfect"
-    elif now["step"] - now["best_step"] >= settings.patience * settings.every:
-        now["stopped"] = "no better"
 
 
 # ---- stacks -----------------------------------------------------------------------------------------------------

@@ -263,18 +263,11 @@ def train(settings, label, rate, seed, device="cpu", data=None, checkpoint=None,
             continue
         mean = math.nan if losses[-1] is None else torch.stack(losses).mean().item()  # a GPU is waited for only here
         score = evaluate(model, task, data.validation, settings.batch, device) if math.isfinite(mean) else None
-        if score is None:
-            now["stopped"] = "diverged"
+        if look(settings, now, mean, score):
+            best = {name: x.clone() for name, x in model.state_dict().items()}
+        if now["stopped"] == "diverged":
             break
         losses.clear()
-        now["history"].append(dict(step=now["step"], loss=mean, validation=score))
-        if better(task, score, now["best"]):
-            now |= dict(best=score, best_step=now["step"])
-            best = {name: x.clone() for name, x in model.state_dict().items()}
-        if metric(task) == "accuracy" and now["best"] == 1:
-            now["stopped"] = "perfect"
-        elif now["step"] - now["best_step"] >= settings.patience * settings.every:
-            now["stopped"] = "no better"
         now["seconds"] = time.perf_counter() - started
         if checkpoint is not None:
             save_checkpoint(checkpoint, key, now, model, best, optimiser)
@@ -286,6 +279,25 @@ def train(settings, label, rate, seed, device="cpu", data=None, checkpoint=None,
     found = dict(label=label, rate=rate, seed=seed, validation=now["best"], tests=tests)
     ended = {name: now[name] for name in ("best_step", "step", "stopped", "history")}
     return found | ended | dict(seconds=time.perf_counter() - started)
+
+
+def look(settings, now, mean, score):
+    """Notes one look at the validation set in `now`: loss, score, and whether to stop. Returns whether it is the best.
+
+    score: None where a model gives NaN or infinity.
+    """
+    if score is None or not math.isfinite(mean):
+        now["stopped"] = "diverged"
+        return False
+    now["history"].append(dict(step=now["step"], loss=mean, validation=score))
+    best = better(settings.task, score, now["best"])
+    if best:
+        now |= dict(best=score, best_step=now["step"])
+    if metric(settings.task) == "accuracy" and now["best"] == 1:
+        now["stopped"] = "perfect"
+    elif now["step"] - now["best_step"] >= settings.patience * settings.every:
+        now["stopped"] = "no better"
+    return best
 
 
 # ---- checkpoints ------------------------------------------------------------------------------------------------
