@@ -61,15 +61,20 @@ BROKEN = [
 ]  # fmt: skip
 
 
+def broken(right, wrong):
+    """The module with one line spoilt."""
+    source = Path(together.__file__).read_text(encoding="utf-8")
+    assert source.count(right) == 1, right
+    module = ModuleType("broken")
+    exec(compile(source.replace(right, wrong), "broken", "exec"), vars(module))
+    return module
+
+
 @pytest.mark.parametrize("right, wrong", BROKEN, ids=[wrong for _, wrong in BROKEN])
 def test_a_broken_stack_is_noticed(right, wrong):
     """Guards the check itself: a norm over all runs, one rate, one batch, another run's best, no decay."""
-    source = Path(together.__file__).read_text(encoding="utf-8")
-    assert source.count(right) == 1, right
-    broken = ModuleType("broken")
-    exec(compile(source.replace(right, wrong), "broken", "exec"), vars(broken))
     with pytest.raises(AssertionError):
-        check_together(broken, [("regression", "delta", dict(clip=0.05))])
+        check_together(broken(right, wrong), [("regression", "delta", dict(clip=0.05))])
 
 
 def test_a_run_that_diverges_harms_no_other():
@@ -87,6 +92,50 @@ def test_ticks_and_ends():
         ticks = []
         together.train_together(settings, "delta", [(0.0, 0), (0.0, 1)], tick=ticks.append)
         assert sum(ticks) == 2 * settings.steps
+
+
+def check_resumed(module, folder):
+    """A stack that is killed after a look and begun again, against one in one go."""
+    settings = replace(TINY, steps=8, every=2, patience=100)
+    runs, kept = [(1e-2, 0), (1e-2, 1), (3e-2, 0)], folder / "stack.safetensors"
+    whole = module.train_together(settings, "vla", runs)
+
+    class Killed(Exception):
+        pass
+
+    def kill(n):
+        kill.steps += n
+        if kill.steps == 5 * len(runs):  # after the second look, in the middle of the third stretch
+            raise Killed
+
+    kill.steps, ticks = 0, []
+    with pytest.raises(Killed):
+        module.train_together(settings, "vla", runs, checkpoint=kept, key="k", tick=kill, pause=0)
+    again = module.train_together(settings, "vla", runs, checkpoint=kept, key="k", tick=ticks.append, pause=0)
+    assert ticks[0] == 4 * len(runs) and sum(ticks) == 8 * len(runs)
+    for one, other in zip(again, whole, strict=True):
+        np.testing.assert_allclose(numbers(one), numbers(other), rtol=1e-6)
+
+
+def test_a_stack_goes_on_after_a_kill(tmp_path):
+    """Guards the checkpoint of a stack, and that another run's is refused."""
+    check_resumed(together, tmp_path)
+    with pytest.raises(ValueError, match="another run"):
+        together.train_together(TINY, "vla", [(1e-2, 0)] * 2, checkpoint=tmp_path / "stack.safetensors", key="other")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("weights[name].copy_(x)", "weights[name] = x"),
+        ("now |= dict(step=step + 1", "now |= dict(step=step"),
+        ("tick(sum(one", "tick(0 * sum(one"),
+    ],
+)
+def test_a_broken_checkpoint_is_noticed(right, wrong, tmp_path):
+    """Guards the check itself: weights that the optimiser does not see, a step made twice, steps not counted."""
+    with pytest.raises(AssertionError):
+        check_resumed(broken(right, wrong), tmp_path)
 
 
 def test_what_cannot_be_stacked(monkeypatch):

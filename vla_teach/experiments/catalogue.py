@@ -8,10 +8,13 @@ from vla_teach.tasks.base import Task
 SIZES = ("smoke", "cpu", "gpu")
 RATES = (1e-3, 3e-3, 1e-2)
 BASELINES = ("softmax", "linear", "delta", "gated_delta", "mesa")
+# Two rivals in a second form: softmax without positions, as all others are; a decay that starts out slow.
+RIVALS = (*BASELINES, "softmax_free", "gated_delta_slow")
 CONTROLS = ("vla_off", "vla_key", "vla_published")  # always there: no penalty; u = k; the paper to the letter
 FAIR = (*BASELINES, "vla", "vla_interpolate", *CONTROLS)
 RELATED = (*FAIR, "vla_relation", "softmax_related", "delta_related", "vla_related")
-WIDE = (*FAIR, "vla_gated", "vla_key_gated")  # DeltaNet has a write gate; here VLA has one, too
+# DeltaNet has a write gate; here VLA has one, too.
+WIDE = (*RIVALS, "vla", "vla_interpolate", *CONTROLS, "vla_gated", "vla_key_gated")
 
 
 def variants(key_width):
@@ -29,6 +32,8 @@ def variants(key_width):
         "vla_relation": dict(penalty="relation"),
     }
     same = {label: dict(layer=label) for label in (*BASELINES, "vla_published")}
+    same["softmax_free"] = dict(layer="softmax", layer_options=dict(rope=False))
+    same["gated_delta_slow"] = dict(layer="gated_delta", layer_options=dict(steps=(1e-5, 1e-3)))
     same["vla_published_off"] = dict(layer="vla_published", layer_options=dict(penalty=None))
     every = same | {label: dict(layer="vla", layer_options=options) for label, options in vla.items()}
     # The task's relation as one more input, for a fair comparison with the penalty that is given it.
