@@ -248,8 +248,7 @@ def train(settings, label, rate, seed, device="cpu", data=None, checkpoint=None,
     now = dict(step=0, history=[], best=None, best_step=0, stopped=None, seconds=0.0)
     best = {name: x.clone() for name, x in model.state_dict().items()}
     if checkpoint is not None and checkpoint.exists():
-        now, weights, best = load_checkpoint(checkpoint, key, optimiser, device)
-        model.load_state_dict(weights)
+        now, best = load_checkpoint(checkpoint, key, model.load_state_dict, optimiser, device)
     started, losses = time.perf_counter() - now["seconds"], []
     tick = tick or (lambda n: None)
     tick(now["step"])
@@ -319,8 +318,8 @@ def save_checkpoint(path, key, now, weights, best, optimiser):
         save_file(tensors, new, dict(format=str(FORMAT), key=key, now=json.dumps(now)))
 
 
-def load_checkpoint(path, key, optimiser, device):
-    """Puts optimiser and random state back; returns what else was saved: (now, weights, best)."""
+def load_checkpoint(path, key, put, optimiser, device):
+    """Puts optimiser and random state back, the weights by put(weights); returns what else was saved: (now, best)."""
     try:
         with safe_open(path, "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
@@ -333,6 +332,7 @@ def load_checkpoint(path, key, optimiser, device):
             if name != "rng":
                 part, rest = name.split("/", 1)
                 parts[part][rest] = x if part == "optimiser" else x.to(device)
+        put(parts["weights"])
         state = {}
         for name, x in parts["optimiser"].items():
             i, what = name.split("/")
@@ -342,4 +342,4 @@ def load_checkpoint(path, key, optimiser, device):
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{path.name} is no checkpoint to go on from: {why}; start anew with --fresh") from None
-    return now, parts["weights"], parts["best"]
+    return now, parts["best"]
