@@ -155,7 +155,7 @@ class Replayed:
         self.device = torch.device(device)
 
     def __call__(self, *given):
-        if self.device.type != "cuda" or self.graph and shapes(given) != shapes(self.given):
+        if self.device.type != "cuda" or (self.graph and shapes(given) != shapes(self.given)):
             return self.compute(*given)
         with torch.cuda.device(self.device):  # whose streams are recorded and played
             if self.graph is None:
