@@ -8,6 +8,7 @@ No number of ours stands in the file: it names the place in a results file, and 
 import json
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,12 +83,18 @@ def follow(content, path):
     return content
 
 
+@lru_cache(maxsize=32)
+def parsed(path, changed):
+    """The content of a JSON file; `changed` is when it was last, so that a new one is read afresh."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def contents(item, folder):
     """The results file of an item, or None where the item is pending and its results of size gpu are not there yet."""
     path = Path(folder) / item["file"]
     if not path.exists() and item.get("pending"):
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parsed(path, path.stat().st_mtime_ns)
     return None if item.get("pending") and content.get("size") != "gpu" else content
 
 
@@ -228,7 +235,8 @@ def problems_of_verdict(claim, readings):
     if verdict == "not reproduced" and not met:
         return ["'not reproduced', but nothing was measured against a rule"]
     waits = sorted({item["file"] for item in evidence if item.get("pending")})
-    return [f"does not say that it waits for {file}" for file in waits if f"Waits for {file}" not in claim["why"]]
+    said = claim["why"].partition("Waits for")[2]
+    return [f"does not say that it waits for {file}" for file in waits if file not in said]
 
 
 def problems_of_words(claim, readings):
@@ -273,7 +281,7 @@ def card(claim, audit, folder=BOOK / "results"):
         else:
             reading = readings[item.get("name", item["what"])] = read(item, folder)
             lines.append(f"- {item['what']}: {line(item, reading)}")
-    why = NAMED.sub(lambda name: readings[name[1]].words, claim["why"])
+    why = NAMED.sub(lambda name: re.sub(r" \(n = \d+\)", "", readings[name[1]].words), claim["why"])
     lines += ["", f"*Why:* {why}", ""]
     lines += [f"*See:* {', '.join(links)}", ""] if links else []
     return "\n".join([*lines, "::::"])
@@ -282,10 +290,28 @@ def card(claim, audit, folder=BOOK / "results"):
 def line(item, reading):
     """A reading in words: the number, the rule and whether it passes, the file."""
     if reading is None:
-        rule = f"; to pass: {item['pass']}" if "pass" in item else ""
+        rule = f"; asked: {item['pass']}" if "pass" in item else ""
         return f"*not there yet*{rule} (`{item['file']}`)"
-    rule = "" if reading.met is None else f"; {item['pass']}: {'yes' if reading.met else '**no**'}"
+    rule = "" if reading.met is None else f"; asked: {item['pass']}, **{'passes' if reading.met else 'fails'}**"
     return f"**{reading.words}**{rule} (`{item['file']}`)"
+
+
+def documents(audit):
+    """A table of the sources: how many claims are from each, and what became of them, as Markdown."""
+    lines = ["| Document | Claims | Verdicts |", "|---|---|---|"]
+    for source, about in audit["sources"].items():
+        count = tally(audit, source)
+        words = ", ".join(f"{verdict} {n}" for verdict, n in count.items() if n)
+        lines.append(f"| {about['title']} | {sum(count.values())} | {words} |")
+    return "\n".join(lines)
+
+
+def models(audit):
+    """A table of the models that the sources name, and what stands for them here, as Markdown."""
+    lines = ["| In the sources | Here | Claims |", "|---|---|---|"]
+    for model, words in audit["models"].items():
+        lines.append(f"| {model} | {words} | {sum(model in claim['models'] for claim in audit['claims'])} |")
+    return "\n".join(lines)
 
 
 def cards(audit, theme, folder=BOOK / "results"):
@@ -302,7 +328,8 @@ def chooser(audit):
         f"{' checked' if verdict == 'all' else ''}> {words}</label>"
         for verdict, words in choices.items()
     ]
-    return '<fieldset class="vla-chooser"><legend>Show</legend>' + "".join(buttons) + "</fieldset>"
+    hidden = ' style="display: none"'  # where vla.css is missing, and the buttons would do nothing
+    return f'<fieldset class="vla-chooser"{hidden}><legend>Show</legend>' + "".join(buttons) + "</fieldset>"
 
 
 def main():
