@@ -267,11 +267,13 @@ def tally(audit, source=None):
 
 def card(claim, audit, folder=BOOK / "results"):
     """One claim as MyST Markdown, with an anchor to link to: {ref}`words <claim-ID>`."""
-    places = "; ".join(f"{audit['sources'][name]['short']}: {', '.join(at)}" for name, at in claim["source"].items())
+    places = "; ".join(f"{audit['sources'][name]['short']} ({', '.join(at)})" for name, at in claim["source"].items())
+    files = sorted({item["file"] for item in claim["evidence"] or () if "file" in item})
+    figure = "" if claim["published"] == "none" else f" *Published:* {claim['published']}."
     lines = [f"(claim-{claim['id']})=", f"::::{{admonition}} {claim['title']}"]
     lines += [f":class: vla-claim {slug(claim['verdict'])}", ""]
-    lines += [f"**{claim['verdict'].capitalize()}** ({claim['kind']}; {places})", ""]
-    lines += [f"*Said:* {claim['said']} *Figure:* {claim['published']}.", "", f"*Asked:* {claim['restated']}", ""]
+    lines += [f"**{claim['verdict'].capitalize()}** ({claim['kind']})", ""]
+    lines += [f"*Said:* {claim['said']}{figure} *Where:* {places}.", "", f"*Asked:* {claim['restated']}", ""]
     links, readings = [], {}
     for item in claim["evidence"] or ():
         if "proof" in item:
@@ -280,7 +282,9 @@ def card(claim, audit, folder=BOOK / "results"):
             links.append(f"{{doc}}`{item['chapter']}`")
         else:
             reading = readings[item.get("name", item["what"])] = read(item, folder)
-            lines.append(f"- {item['what']}: {line(item, reading)}")
+            where = f" (`{item['file']}`)" if len(files) > 1 else ""
+            lines.append(f"- {item['what']}: {line(item, reading)}{where}")
+    links += [f"`{file}`" for file in files]
     why = NAMED.sub(lambda name: re.sub(r" \(n = \d+\)", "", readings[name[1]].words), claim["why"])
     lines += ["", f"*Why:* {why}", ""]
     lines += [f"*See:* {', '.join(links)}", ""] if links else []
@@ -288,12 +292,12 @@ def card(claim, audit, folder=BOOK / "results"):
 
 
 def line(item, reading):
-    """A reading in words: the number, the rule and whether it passes, the file."""
+    """A reading in words: the number, the rule, and whether it passes."""
     if reading is None:
         rule = f"; asked: {item['pass']}" if "pass" in item else ""
-        return f"*not there yet*{rule} (`{item['file']}`)"
-    rule = "" if reading.met is None else f"; asked: {item['pass']}, **{'passes' if reading.met else 'fails'}**"
-    return f"**{reading.words}**{rule} (`{item['file']}`)"
+        return f"*not there yet*{rule}"
+    rule = "" if reading.met is None else f"; asked: {item['pass']}, {'passes' if reading.met else 'fails'}"
+    return f"**{reading.words}**{rule}"
 
 
 def documents(audit):
