@@ -54,7 +54,7 @@ def load(path=BOOK / "claims.yml"):
 
 
 def keys_of(path):
-    """A path "a > {T: 1, D: 2} > -1 > *" as a list: keys, the fields of a row in a list, places, * for all of a list."""
+    """A path "a > {T: 1, D: 2} > -1 > *" as a list: keys, fields of a row of a list, places in it, * for all of it."""
     parts = [part.strip() for part in path.split(">")]
     return [yaml.safe_load(part) if part.startswith("{") else part for part in parts]
 
@@ -240,7 +240,7 @@ def problems_of_verdict(claim, readings):
 
 
 def problems_of_words(claim, readings):
-    """Numbers of ours are not typed: a reason has those of the claim, its rule and its formulas, and {names} of readings."""
+    """Numbers of ours are not typed: a reason has those of its claim, rule and formulas, and {names} of readings."""
     why = re.sub(r"\$[^$]*\$|`[^`]*`", "", claim["why"])
     names = set(NAMED.findall(why))
     found = [f"its reason names {name!r}, which is not read" for name in names if not readings.get(name)]
@@ -301,20 +301,20 @@ def line(item, reading):
 
 
 def documents(audit):
-    """A table of the sources: how many claims are from each, and what became of them, as Markdown."""
-    lines = ["| Document | Claims | Verdicts |", "|---|---|---|"]
+    """The sources: how many claims are from each, and what became of them, as a list in Markdown."""
+    lines = []
     for source, about in audit["sources"].items():
         count = tally(audit, source)
         words = ", ".join(f"{verdict} {n}" for verdict, n in count.items() if n)
-        lines.append(f"| {about['title']} | {sum(count.values())} | {words} |")
+        lines.append(f"- **{about['title']}**: {sum(count.values())} claims ({words})")
     return "\n".join(lines)
 
 
 def models(audit):
-    """A table of the models that the sources name, and what stands for them here, as Markdown."""
-    lines = ["| In the sources | Here | Claims |", "|---|---|---|"]
+    """The models that the sources name, and what stands for them here, as a list in Markdown."""
+    lines = []
     for model, words in audit["models"].items():
-        lines.append(f"| {model} | {words} | {sum(model in claim['models'] for claim in audit['claims'])} |")
+        lines.append(f"- **{model}**, in {sum(model in claim['models'] for claim in audit['claims'])} claims: {words}")
     return "\n".join(lines)
 
 
