@@ -197,7 +197,11 @@ MADE = {
     "rows": [{"T": 1, "D": 2, "ms": 4.0}, {"T": 8, "D": 2, "ms": 9.0}],
     "seeds": [{"x": 1.0, "y": 2.0}, {"x": 3.0, "y": 2.0}],
     "word": "1 2 3",
-    "deep": {"a": {"factor": 8.0, "factor_sd": 0.5, "p": 0.2, "p_holm": 0.0004}, "times": [1, 2, 5], "n": 7},
+    "deep": {
+        "a": {"factor": 8.0, "factor_sd": 0.5, "p": 0.2, "p_holm": 0.0004, "p_none": None},
+        "times": [1, 2, 5],
+        "n": 7,
+    },
     "kept": {"mean": 0.5, "sd": 0.1, "scores": [0.4, 0.5, 0.6]},
     "gate": [0.5, 0.25],
 }
@@ -257,7 +261,10 @@ def test_a_rule_with_a_p_value_needs_both(tmp_path):
     (tmp_path / "made.json").write_text(json.dumps(MADE))
     lead = {"what": "x", "file": "made.json", "path": "deep > a > factor", "pass": "above 0"}
     assert read(lead | dict(p="... > p_holm"), tmp_path).met
-    assert not read(lead | dict(p="... > p"), tmp_path).met
+    assert read(lead | dict(p="... > p"), tmp_path).met is False
+    assert read(lead | dict(p="... > p_none"), tmp_path)[-2:] == ("8, no test", False)
+    del lead["pass"]
+    assert read(lead | dict(p="... > p"), tmp_path).met is None
 
 
 def test_cells_are_those_of_the_diagram():

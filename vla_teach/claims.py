@@ -129,11 +129,13 @@ def read(item, folder=BOOK / "results"):
     n = follow(content, tail(item["path"], item["n"])) if "n" in item else n
     p = follow(content, tail(item["path"], item["p"])) if "p" in item else None
     form = item.get("form", ".3g")
-    words = f"{value:{form}}".replace("inf", "no end")
+    words = f"{value:{form}}"
     words += "" if sd is None else f" ± {sd:{form.replace('.3g', '.2g').lstrip('+')}}"
     words += "" if n is None else f" (n = {n})"
-    words += "" if p is None else f", p = {p:.2g}" if p >= 0.001 else ", p < 0.001"
-    met = None if "pass" not in item else passes(value, item["pass"]) and (p is None or p < P_LIMIT)
+    if "p" in item:
+        words += ", no test" if p is None else f", p = {p:.2g}" if p >= 0.001 else ", p < 0.001"
+    sure = "p" not in item or (p is not None and p < P_LIMIT)  # what may be chance does not pass
+    met = passes(value, item["pass"]) and sure if "pass" in item else None
     return Reading(value, sd, n, p, words, met)
 
 
