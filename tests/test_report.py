@@ -1,0 +1,94 @@
+"""What chapters say of experiments: every model named, numbers and pictures as the results have them."""
+
+import numpy as np
+import pytest
+
+from vla_teach.experiments import report, results
+from vla_teach.experiments.catalogue import CATALOGUE
+from vla_teach.experiments.results import ROOT
+
+STORED = [path.stem for path in sorted((ROOT / "book" / "results").glob("*.json")) if path.stem in CATALOGUE]
+
+
+@pytest.fixture(params=STORED)
+def stored(request):
+    return report.load(request.param)
+
+
+def test_every_model_has_a_name_and_a_colour():
+    """Guards against a label of the catalogue that a chapter would leave out in silence."""
+    labels = {label for one in CATALOGUE.values() for settings in one.sizes.values() for label in settings.labels}
+    assert labels <= set(report.NAMES)
+    assert len(set(report.NAMES.values())) == len(report.NAMES)
+    assert all(report.color(label).startswith("#") for label in report.NAMES)
+    assert report.color("vla_off") == report.color("vla") != report.color("delta") == report.color("gated_delta_slow")
+
+
+def test_order_and_words(stored):
+    """Guards that no model is lost, and that means and spreads are those of the seeds."""
+    assert sorted(report.order(stored)) == sorted(stored["models"])
+    for label in report.order(stored):
+        scores = stored["models"][label]["tests"]["test"]["scores"]
+        assert report.said(stored, label) == f"{np.mean(scores):.3f} ± {np.std(scores, ddof=1):.3f}"
+
+
+def test_paired_tests(stored):
+    """Guards that the pairs are those of the results, and other test sets have their own."""
+    for one in stored["comparisons"]:
+        assert report.compared(stored, one["model"], one["against"]) == pytest.approx(one)
+    for test in stored["settings"]["tests"]:
+        one = report.compared(stored, *next((c["model"], c["against"]) for c in stored["comparisons"]), test)
+        a, b = (stored["models"][one[who]]["tests"][test]["mean"] for who in ("model", "against"))
+        assert one["difference"] == pytest.approx(a - b)
+
+
+def test_printed_lines_fit(stored, capsys):
+    """Guards the width that a phone and a page can show."""
+    tests = ["test", *stored["settings"]["tests"]][:3]
+    report.print_about(stored)
+    report.print_table(stored, tests)
+    report.print_compared(stored, report.order(stored))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[1:])) <= 90  # the command may be longer
+    assert sum(any(name in line for name in report.NAMES.values()) for line in lines) >= len(stored["models"])
+
+
+def test_dots(stored):
+    """Guards that every seed of every model is a dot, the bar is the mean, and a choice shows another test set."""
+    fig, labels = report.dots(stored), report.order(stored)[::-1]
+    assert len(fig.data) == 2 * len(labels)
+
+    def agrees(x, test):
+        for label, dots, bar in zip(labels, x[::2], x[1::2], strict=True):
+            scores = stored["models"][label]["tests"][test]["scores"]
+            assert list(dots) == scores and bar[0] == pytest.approx(np.mean(scores))
+
+    agrees([trace.x for trace in fig.data], "test")
+    menu = fig.layout.updatemenus[0] if stored["settings"]["tests"] else None
+    for button in menu.buttons if menu else ():
+        agrees(button.args[0]["x"], button.label)
+
+
+def test_sweep_and_training(stored):
+    """Guards the curves: every rate tried, every seed at the chosen rate, one model visible at a time."""
+    sweep, labels = report.sweep_figure(stored), report.order(stored)
+    for label, trace in zip(labels, sweep.data, strict=True):
+        tried = {run["rate"] for run in stored["runs"] if run["label"] == label}
+        assert set(trace.x) == tried and trace.name == report.NAMES[label]
+        assert max(trace.y) <= 1 or stored["metric"] == "mse"
+    first = labels[-1]
+    fig, seeds = report.training_figure(stored, first), stored["settings"]["seeds"]
+    assert len(fig.data) == seeds * len(labels)
+    assert [trace.name for trace in fig.data if trace.visible] == [
+        f"{report.NAMES[first]}, seed {i}" for i in range(seeds)
+    ]
+    for button in fig.layout.updatemenus[0].buttons:
+        seen = [trace.name for trace, on in zip(fig.data, button.args[0]["visible"], strict=True) if on]
+        assert seen == [f"{button.label}, seed {i}" for i in range(seeds)]
+
+
+def test_diverged():
+    """Guards the word for a model of which no seed came to a score."""
+    none = dict(mean=None, sd=None, scores=[None])
+    assert report.said(dict(models=dict(vla=dict(tests=dict(test=none)))), "vla") == "diverged"
+    assert results.read_results is report.read_results

@@ -1,0 +1,170 @@
+"""What chapters say of an experiment: names, a table, dots by seed, the sweep, the training, paired tests."""
+
+from pathlib import Path
+
+from vla_teach.experiments.results import ROOT, read_results
+from vla_teach.experiments.sweep import comparisons
+from vla_teach.figures import STYLES, figure
+
+NAMES = {
+    "softmax": "softmax attention",
+    "softmax_free": "softmax, no positions",
+    "softmax_related": "softmax, told",
+    "linear": "linear attention",
+    "delta": "DeltaNet",
+    "delta_related": "DeltaNet, told",
+    "gated_delta": "gated DeltaNet",
+    "gated_delta_slow": "gated DeltaNet, slow",
+    "mesa": "MesaNet",
+    "vla_off": "VLA, penalty off",
+    "vla": "VLA",
+    "vla_interpolate": "VLA, interpolating",
+    "vla_gated": "VLA, learned λ_t",
+    "vla_key": "VLA, u = k",
+    "vla_key_gated": "VLA, u = k, learned λ_t",
+    "vla_relation": "VLA, relation penalty",
+    "vla_related": "VLA, told",
+    "vla_rank_2": "VLA, rank 2",
+    "vla_rank_4": "VLA, rank 4",
+    "vla_loose": "VLA, λ₀ = 0.1 / K",
+    "vla_stiff": "VLA, λ₀ = 10",
+    "vla_learned": "VLA, λ₀ learned",
+    "vla_published": "VLA as published",
+    "vla_published_off": "as published, penalty off",
+}
+FAMILIES = {
+    "softmax": "softmax",
+    "linear": "linear attention",
+    "delta": "DeltaNet",
+    "gated": "DeltaNet",
+    "mesa": "recursive least squares",
+    "vla": "VLA",
+}
+MENU = dict(x=0, xanchor="left", y=1.03, yanchor="bottom", bgcolor="white", font=dict(color="#222222"))
+
+
+def load(name, folder=None):
+    """The stored results of an experiment, from book/results if not said otherwise."""
+    return read_results(Path(folder or ROOT / "book" / "results") / f"{name}.json")
+
+
+def order(results):
+    """The labels of the models, rivals first, in the order of NAMES."""
+    return [label for label in NAMES if label in results["models"]]
+
+
+def color(label):
+    """The colour of a model's family in all pictures."""
+    return STYLES[FAMILIES[label.split("_")[0]]]["color"]
+
+
+def said(results, label, test="test"):
+    """Mean and standard deviation over seeds as text, "diverged" where no seed came to a score."""
+    scores = results["models"][label]["tests"][test]
+    if scores["mean"] is None:
+        return "diverged"
+    return f"{scores['mean']:.3f}" + ("" if scores["sd"] is None else f" ± {scores['sd']:.3f}")
+
+
+def print_about(results):
+    """What was run, where, and the command that does it again."""
+    made, settings = results["provenance"], results["settings"]
+    print(made["command"])
+    print(f"size {results['size']}, on {made['device']}, {made['when'][:10]}, commit {made['commit'][:10]}")
+    model = settings["model"]
+    print(
+        f"width {model['width']}, {model['depth']} layer{'s' * (model['depth'] > 1)}, {model['heads']} heads;", end=" "
+    )
+    print(f"{settings['steps']} steps of {settings['batch']}; {settings['seeds']} seeds")
+
+
+def print_table(results, tests=("test",)):
+    """A line a model: its rate, and mean ± standard deviation on some test sets."""
+    print(f"{results['metric']:27s} rate  " + "".join(f"{test:>17}" for test in tests))
+    for label in order(results):
+        model = results["models"][label]
+        rate = f"{model['rate']:g}" + ("*" if model["at_edge"] else " ")
+        print(f"{NAMES[label]:25s} {rate:>7}" + "".join(f"{said(results, label, test):>17}" for test in tests))
+    print("* the smallest or the largest rate tried; a better one may lie outside")
+
+
+def compared(results, label, other, test="test"):
+    """The paired test of two models on a test set: difference of the means, p, p after Holm's correction, n.
+
+    label: a form of VLA; other: a rival, or "vla_off". The correction is over all such pairs of that test set.
+    """
+    found = comparisons(results["models"], test)
+    return next(one for one in found if (one["model"], one["against"]) == (label, other))
+
+
+def print_compared(results, labels, test="test"):
+    """A line for each pair of a form of VLA and a rival: difference, p, p by Holm."""
+    print(f"{test:48s} difference        p   by Holm")
+    for one in comparisons(results["models"], test):
+        if one["model"] in labels and one["p"] is not None:
+            pair = f"{NAMES[one['model']]} - {NAMES[one['against']]}"
+            print(f"{pair:48s} {one['difference']:+10.3f} {one['p']:8.4f} {one['p_holm']:9.3f}")
+
+
+def dots(results):
+    """A row of dots, one a seed, and a bar at the mean, for every model; with several test sets, a list to choose."""
+    labels, tests = order(results)[::-1], ["test", *results["settings"]["tests"]]
+    fig = figure(results["metric"], "", height=110 + 27 * len(labels))
+    for label in labels:
+        found, name = results["models"][label]["tests"], NAMES[label]
+        scores = found["test"]["scores"]
+        dot = dict(color=color(label), size=8, opacity=0.7)
+        bar = dict(color=color(label), symbol="line-ns-open", size=18, line_width=2)
+        fig.add_scatter(x=scores, y=[name] * len(scores), mode="markers", marker=dot, name=name, showlegend=False)
+        fig.add_scatter(x=[found["test"]["mean"]], y=[name], mode="markers", marker=bar, name=name, showlegend=False)
+    fig.update_yaxes(tickfont_size=11, categoryorder="array", categoryarray=[NAMES[label] for label in labels])
+    if len(tests) > 1:
+        buttons = []
+        for test in tests:
+            models = [results["models"][label]["tests"][test] for label in labels]
+            x = [part for one in models for part in (one["scores"], [one["mean"]])]
+            buttons.append(dict(label=test, method="restyle", args=[dict(x=x)]))
+        fig.update_layout(updatemenus=[dict(MENU, name="test set", buttons=buttons)], margin_t=64)
+    return fig
+
+
+def sweep_figure(results):
+    """The validation score of every rate tried, mean over its seeds, a curve a model; choose a family in the legend."""
+    fig = figure("learning rate", f"validation {results['metric']}", log="x")
+    dashes, used = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot"), {}
+    for label in order(results):
+        rates = {}
+        for run in results["runs"]:
+            if run["label"] == label and run["seed"] < results["settings"]["sweep_seeds"]:
+                rates.setdefault(run["rate"], []).append(run["validation"])
+        rates = {rate: sum(found) / len(found) for rate, found in sorted(rates.items()) if None not in found}
+        used[color(label)] = used.get(color(label), -1) + 1
+        style = dict(color=color(label), dash=dashes[used[color(label)] % len(dashes)], width=1.5)
+        fig.add_scatter(x=[*rates], y=[*rates.values()], name=NAMES[label], mode="lines+markers", line=style)
+    fig.update_xaxes(tickvals=sorted({run["rate"] for run in results["runs"]}))
+    legend = dict(orientation="h", y=-0.25, yanchor="top", font_size=11)
+    return fig.update_layout(height=420 + 14 * len(order(results)), legend=legend)
+
+
+def training_figure(results, first="vla"):
+    """Validation score by step at the chosen rate, a curve a seed, of one model at a time; a list to choose it."""
+    fig, labels, shown = figure("step", f"validation {results['metric']}"), order(results), []
+    for label in labels:
+        runs = [run for run in results["runs"] if (run["label"], run["rate"]) == (label, chosen(results, label))]
+        for run in sorted(runs, key=lambda run: run["seed"]):
+            x, y = zip(*((one["step"], one["validation"]) for one in run["history"]), strict=True)
+            style = dict(color=color(label), width=1.5)
+            name = f"{NAMES[label]}, seed {run['seed']}"
+            fig.add_scatter(x=x, y=y, name=name, mode="lines", line=style, showlegend=False, visible=label == first)
+            shown.append(label)
+    buttons = [
+        dict(label=NAMES[label], method="restyle", args=[dict(visible=[label == one for one in shown])])
+        for label in labels
+    ]
+    menu = dict(MENU, name="model", buttons=buttons, active=labels.index(first))
+    return fig.update_layout(updatemenus=[menu], margin_t=64)
+
+
+def chosen(results, label):
+    """The learning rate that the sweep chose."""
+    return results["models"][label]["rate"]
