@@ -51,15 +51,10 @@ def repository(root=notebooks.ROOT):
     Raises ValueError where the url is not one of a GitHub repository.
     """
     named = yaml.safe_load((root / "_config.yml").read_text()).get("repository") or {}
-    return checked(named.get("url")), named.get("branch") or "main"
-
-
-def checked(url):
-    """The address without a final slash; "" for none."""
-    url = (url or "").rstrip("/")
+    url = (named.get("url") or "").rstrip("/")
     if url and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
         raise ValueError(f"repository.url in _config.yml is {url!r}; expected https://github.com/OWNER/NAME, or nothing")
-    return url
+    return url, named.get("branch") or "main"
 
 
 def needs_torch(path):
@@ -76,13 +71,13 @@ def needs_torch(path):
 
 
 def switch(app, config):
-    """Without a public repository there are no buttons: they would lead nowhere."""
-    options = config.html_theme_options
-    url = checked(options.get("repository_url"))
-    options["repository_url"] = url
-    options["use_repository_button"] = bool(url)
-    if not url:
-        options["launch_buttons"] = {}
+    """Hand the repository and the services to the theme; without a public repository neither, and no button."""
+    url, branch = repository(Path(app.srcdir))
+    if url:
+        services = yaml.safe_load((Path(app.srcdir) / "_config.yml").read_text())["launch_buttons"]
+        config.html_theme_options.update(
+            repository_url=url, repository_branch=branch, use_repository_button=True, launch_buttons=services
+        )
 
 
 def correct(app, page, template, context, doctree):

@@ -87,11 +87,11 @@ def bind(printed, base, target):
 
     book, first, part_entry, last = PdfWriter(), {}, None, None
     for part, doc, title, data in printed:
-        first[f"/{doc}.html"] = len(book.pages)
+        number = first[f"/{doc}.html"] = len(book.pages)
         book.append(PdfReader(io.BytesIO(data)), import_outline=False)
         if part != last:
-            part_entry, last = book.add_outline_item(part, first[f"/{doc}.html"]), part
-        book.add_outline_item(title, first[f"/{doc}.html"], parent=part_entry)
+            part_entry, last = book.add_outline_item(title=part, page_number=number), part
+        book.add_outline_item(title=title, page_number=number, parent=part_entry)
     first["/index.html"] = 0
     for leaf in book.pages:
         for note in leaf.get("/Annots") or ():
