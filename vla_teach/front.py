@@ -101,4 +101,6 @@ def png(pixels):
 def sentence(t, errors):
     """The picture in words: t pairs are written, errors {memory: error}."""
     said = ", ".join(f"{memory} {errors[memory]:.2f}" for memory in MEMORIES)
-    return f"After {t} of {PAIRS} pairs, asked for all of them, the answers are off by: {said}. (0 is the picture itself.)"
+    return (
+        f"After {t} of {PAIRS} pairs, asked for all of them, the answers are off by: {said}. (0 is the picture itself.)"
+    )

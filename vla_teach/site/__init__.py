@@ -77,7 +77,9 @@ def drop_thebe(app, page, template, context, doctree):
 def search_from_a_file(app, page, template, context, doctree):
     """Opened from a disk, a page may not read other pages, so the search shows their titles alone."""
     if page == "search":
-        app.add_js_file(None, body='if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;')
+        app.add_js_file(
+            None, body='if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
+        )
 
 
 def setup(app):

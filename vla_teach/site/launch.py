@@ -19,7 +19,7 @@ from vla_teach.site import notebooks
 PUBLISHED = "gh-pages"  # the branch that the site is published from
 COLAB = "colab"  # the folder of the copies in it
 HEAVY = re.compile(r"^\s*(?:import|from) (?:torch|triton)\b", re.MULTILINE)
-CELL = '''\
+CELL = """\
 # Only in Colab: the rest of the book, what the chapters need, and figures as Colab shows them.
 !git clone --quiet --depth 1 --branch {branch} {url} /content/book
 %pip install --quiet {packages}
@@ -41,7 +41,7 @@ def as_html(message):
     return message
 
 
-get_ipython().display_pub.register_hook(as_html)'''
+get_ipython().display_pub.register_hook(as_html)"""
 PACKAGES = ("numpy", "scikit-learn", "sympy", "plotly", "anywidget")  # Colab brings PyTorch and Triton
 
 
@@ -53,7 +53,9 @@ def repository(root=notebooks.ROOT):
     named = yaml.safe_load((root / "_config.yml").read_text()).get("repository") or {}
     url = (named.get("url") or "").rstrip("/")
     if url and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
-        raise ValueError(f"repository.url in _config.yml is {url!r}; expected https://github.com/OWNER/NAME, or nothing")
+        raise ValueError(
+            f"repository.url in _config.yml is {url!r}; expected https://github.com/OWNER/NAME, or nothing"
+        )
     return url, named.get("branch") or "main"
 
 

@@ -1,7 +1,8 @@
 """The built book in one file: `make zip` packs the pages, `make pdf` prints them.
 
-    python -m vla_teach.site.offline zip      _build/vla-book.zip: unpack, open index.html; nothing comes from a network
-    python -m vla_teach.site.offline pdf      _build/vla-book.pdf: every page, printed by a Chromium, links within it kept
+python -m vla_teach.site.offline zip      _build/vla-book.zip: unpack, open index.html; nothing comes from a network
+python -m vla_teach.site.offline pdf      _build/vla-book.pdf: every page, printed by a Chromium, links within it kept
+python -m vla_teach.site.offline picture  book/_static/page.png: the first page's first screen, for the README
 """
 
 import io
@@ -12,6 +13,7 @@ import zipfile
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -106,43 +108,67 @@ def bind(printed, base, target):
     return len(book.pages)
 
 
-def print_book(pages, target, docs=None):
-    """Print `docs`, all of _toc.yml if None, into the PDF `target`. Returns how many sheets it has.
-
-    Raises RuntimeError with what is missing, where a browser or a package is.
-    """
+@contextmanager
+def chromium():
+    """A running browser. Raises RuntimeError with what is missing, where a browser or a package is."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         raise RuntimeError(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
     try:
         from playwright.sync_api import sync_playwright
-        from pypdf import PdfReader  # noqa: F401
-        from tqdm import tqdm
     except ImportError as error:
-        raise RuntimeError(f"{error.name} is missing: run make env") from error
-    printed = []
-    with sync_playwright() as playwright, serving(pages) as base:
+        raise RuntimeError("playwright is missing: run make env") from error
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        for part, doc in tqdm(docs or documents(ROOT), unit="page"):
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def print_book(pages, target, docs):
+    """Print `docs`, [(part, page)], into the PDF `target`. Returns how many sheets it has.
+
+    Raises RuntimeError with what is missing, where a browser or a package is.
+    """
+    if find_spec("pypdf") is None:
+        raise RuntimeError("pypdf is missing: run make env")
+    from tqdm import tqdm
+
+    printed = []
+    with chromium() as browser, serving(pages) as base:
+        for part, doc in tqdm(docs, unit="page"):
             page = browser.new_page(viewport=dict(width=1280, height=900), color_scheme="light")
             page.set_default_timeout(60_000)
             data = print_page(page, f"{base}/{doc}.html")
             printed.append((part, doc, page.title().partition(" — ")[0], data))
             page.close()
-        browser.close()
-    return bind(printed, base, target)
+        return bind(printed, base, target)
+
+
+def take_picture(pages, target):
+    """The first screen of the first page as a picture, with all pairs written."""
+    with chromium() as browser, serving(pages) as base:
+        page = browser.new_page(viewport=dict(width=1280, height=800), color_scheme="light", reduced_motion="reduce")
+        page.goto(f"{base}/book/index.html")
+        page.wait_for_selector(".vla-first[data-drawn]")
+        page.screenshot(path=str(target))
 
 
 def main(arguments):
     if arguments == ["zip"]:
         target = pack(PAGES, PAGES.parent / "vla-book.zip")
-        print(f"{target.relative_to(ROOT)}, {target.stat().st_size / 1e6:.0f} MB: unpack it, open index.html in a browser.")
+        print(
+            f"{target.relative_to(ROOT)}, {target.stat().st_size / 1e6:.0f} MB: unpack it, open index.html in a browser."
+        )
     elif arguments == ["pdf"]:
         try:
-            sheets = print_book(PAGES, PAGES.parent / "vla-book.pdf")
+            sheets = print_book(PAGES, PAGES.parent / "vla-book.pdf", documents(ROOT))
         except RuntimeError as error:
             return print(f"No PDF was made: {error}. Any page prints from a browser as well.")
         print(f"_build/vla-book.pdf, {sheets} pages.")
+    elif arguments == ["picture"]:
+        take_picture(PAGES, ROOT / "book" / "_static" / "page.png")
     else:
         sys.exit(__doc__)
 

@@ -61,7 +61,9 @@ def store(root, page, seconds):
 def hours(minutes):
     """Minutes in words, on one line: 25 min, 2 h 10 min."""
     whole, rest = divmod(round(minutes), 60)
-    return " ".join([f"{whole} h"] * bool(whole) + [f"{rest} min"] * bool(rest or not whole)).replace(" ", "\N{NO-BREAK SPACE}")
+    return " ".join([f"{whole} h"] * bool(whole) + [f"{rest} min"] * bool(rest or not whole)).replace(
+        " ", "\N{NO-BREAK SPACE}"
+    )
 
 
 def machine(seconds):
