@@ -34,7 +34,7 @@ def stream(likeness, penalty):
 
 
 def remember(memory, k, v, u):
-    """The state S [V, K] after the pairs k [T, K], v [T, V]. VLA has the paper's gain of length 1 and lambda_0 = 0.1."""
+    """The state S [V, K] after the pairs k [T, K], v [T, V]. VLA has the paper's gain, of length 1."""
     if memory == "VLA":
         return vla_recurrent(k, k, v, u, lambda_0=LAMBDA_0)[1].S
     return {"linear attention": linear_attention, "DeltaNet": delta_rule}[memory](k, k, v)[1].S
@@ -48,7 +48,7 @@ def mixtures(memory, likeness, penalty):
 
 
 def error(answers, v):
-    """How far answers [n, V] are from v [n, V], at the brightness that suits each best: 0 is the same, 1 is nothing of it."""
+    """How far answers [n, V] are from v [n, V], each at its best brightness: the mean, 0 for the same, 1 at most."""
     size = np.linalg.norm(answers, axis=1) * np.linalg.norm(v, axis=1)
     cosine = np.sum(answers * v, axis=1) / np.where(size, size, 1)
     return float(np.mean(np.sqrt(np.clip(1 - np.maximum(cosine, 0) ** 2, 0, 1))))
@@ -103,4 +103,13 @@ def sentence(t, errors):
     said = ", ".join(f"{memory} {errors[memory]:.2f}" for memory in MEMORIES)
     return (
         f"After {t} of {PAIRS} pairs, asked for all of them, the answers are off by: {said}. (0 is the picture itself.)"
+    )
+
+
+def settings():
+    """What the picture was run with, in words."""
+    alike = ", ".join(f"{value:g} for {name}" for name, value in LIKENESS.items())
+    return (
+        f"Run by vla_teach: keys of {K} dimensions, the mean cosine of two keys {alike}; VLA with its published gain "
+        f"and λ₀ = {LAMBDA_0:g}. Each answer is drawn as dark as it can be."
     )

@@ -87,7 +87,9 @@ def picture():
         f'<label>pairs written <input type="range" min="1" max="{t}" value="{t}"> <output>{t}</output></label>'
         + choice("likeness", "keys", front.LIKENESS, likeness)
         + choice("penalty", "VLA's penalty", front.PENALTIES, penalty)
-        + f'</div><p class="vla-words">{html.escape(words)}</p><script type="application/json">{content}</script></div>'
+        + f'</div><p class="vla-words">{html.escape(words)}</p>'
+        f'<p class="vla-settings">{html.escape(front.settings())}</p>'
+        f'<script type="application/json">{content}</script></div>'
     )
 
 

@@ -158,9 +158,8 @@ def take_picture(pages, target):
 def main(arguments):
     if arguments == ["zip"]:
         target = pack(PAGES, PAGES.parent / "vla-book.zip")
-        print(
-            f"{target.relative_to(ROOT)}, {target.stat().st_size / 1e6:.0f} MB: unpack it, open index.html in a browser."
-        )
+        size = target.stat().st_size / 1e6
+        print(f"{target.relative_to(ROOT)}, {size:.0f} MB: unpack it, open index.html in a browser.")
     elif arguments == ["pdf"]:
         try:
             sheets = print_book(PAGES, PAGES.parent / "vla-book.pdf", documents(ROOT))
