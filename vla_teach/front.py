@@ -63,7 +63,7 @@ def runs():
                 name = name_of(memory, likeness, penalty)
                 if name not in found:
                     W = mixtures(memory, likeness, penalty)
-                    errors = [round(error(w @ v[: len(w)], v[: len(w)]), 3) for w in W]
+                    errors = [round(error(w @ v[: len(w)], v[: len(w)]), 6) for w in W]
                     found[name] = dict(mixtures=[w.round(3).ravel().tolist() for w in W], errors=errors)
     return found
 
