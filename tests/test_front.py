@@ -346,13 +346,13 @@ def test_a_page_on_paper(browser, site, doc):
 def test_nothing_is_wider_than_paper(browser, site, doc):
     """Guards long lines, wide tables and figures drawn for a large screen: on A4 they end where the paper does."""
     with tab(browser, width=2000, height=900, color_scheme="dark") as page:
+        # Figures stay as the large screen had them, as they do when a page is printed.
+        page.add_init_script("addEventListener('resize', event => event.stopImmediatePropagation(), true)")
         page.goto(f"{site}/{doc}.html")
         page.evaluate("() => window.MathJax?.startup?.promise")
         for figure in page.query_selector_all(".vla-figure"):
             figure.scroll_into_view_if_needed()
             page.wait_for_function("figure => figure.dataset.drawn === 'yes'", arg=figure)
-        # Figures stay as the large screen had them, as they do when a page is printed.
-        page.evaluate("addEventListener('resize', event => event.stopImmediatePropagation(), true)")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         page.emulate_media(media="print")
         page.set_viewport_size(dict(width=690, height=980))
