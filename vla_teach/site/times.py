@@ -69,5 +69,7 @@ def hours(minutes):
 def machine(seconds):
     """Seconds in words, as coarse as they are certain: 4 s, 20 s, 3 min."""
     if seconds < 10:
-        return f"{max(1, round(seconds))} s"
-    return f"{10 * round(seconds / 10)} s" if seconds < 55 else f"{round(seconds / 60)} min"
+        told = f"{max(1, round(seconds))} s"
+    else:
+        told = f"{10 * round(seconds / 10)} s" if seconds < 55 else f"{round(seconds / 60)} min"
+    return told.replace(" ", "\N{NO-BREAK SPACE}")
