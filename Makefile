@@ -1,7 +1,7 @@
 # `make help` lists the targets. All of them work in .venv, which `make env` creates and the others reuse.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help doctor env torch book serve lab notebooks test lint clean
+.PHONY: help doctor env torch book serve zip pdf site lab notebooks test lint clean
 
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,\
 	$(if $(shell $(p) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,12); print(1)' 2>/dev/null),$(p))))
@@ -46,6 +46,19 @@ $(PAGES)/.built: $(READY) $(SOURCES)
 serve: book  ## serve the built book on 127.0.0.1 (PORT=8000)
 	@echo "http://127.0.0.1:$(PORT)/ (stop with Ctrl-C)"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(PAGES) $(PORT)
+
+zip: book  ## pack the built book into one archive that needs no network
+	@$(BIN)/python -m vla_teach.site.offline zip
+
+pdf: book  ## print the whole book into one PDF, with a Chromium
+	@$(BIN)/python -m vla_teach.site.offline pdf
+
+site: zip  ## put together what is published, in _build/site
+	@rm -rf _build/site
+	@cp -r $(PAGES) _build/site
+	@cp _build/vla-book.zip _build/site/
+	@touch _build/site/.nojekyll
+	$(BIN)/python -m vla_teach.site.launch _build/site/colab
 
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab book

@@ -135,6 +135,8 @@
     figures.forEach((figure) => watcher.observe(figure));
     const linked = new URLSearchParams(location.hash.slice(1)).get("explore"); // an explorer's view, see explorer.js
     document.getElementById(`explore-${linked}`)?.scrollIntoView();
+    // What is printed before it was seen is drawn at once, if Plotly is there.
+    addEventListener("load", () => setTimeout(() => load("vendor/plotly.min.js"), 1000));
     addEventListener("beforeprint", () => figures.filter((f) => !f.dataset.drawn).forEach(draw));
     new MutationObserver(() => {
       for (const figure of figures.filter((f) => f.dataset.drawn)) {

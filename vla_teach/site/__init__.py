@@ -1,4 +1,4 @@
-"""The book's Sphinx extension: figures and MathJax with no CDN, and a build that refuses stale chapters."""
+"""The book's Sphinx extension: figures, MathJax and search with no network, and a build that refuses stale chapters."""
 
 import html
 import json
@@ -74,7 +74,20 @@ def drop_thebe(app, page, template, context, doctree):
         context[key] = [file for file in context[key] if "thebe" not in str(vars(file)).lower()]
 
 
+def search_from_a_file(app, page, template, context, doctree):
+    """Opened from a disk, a page may not read other pages, so the search shows their titles alone."""
+    if page == "search":
+        app.add_js_file(
+            None, body='if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
+        )
+
+
 def setup(app):
+    from vla_teach.site import front, launch
+
+    front.setup(app)
+    launch.setup(app)
+    app.connect("html-page-context", search_from_a_file)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)
     app.connect("build-finished", copy_libraries)

@@ -2,13 +2,15 @@
 
     python -m vla_teach.site.notebooks [chapter.ipynb ...]     run them (all of _toc.yml if none is named)
 
-A run stores, beside the outputs, the hash of every vla_teach module that the chapter loaded.
+A run stores, beside the outputs, the hash of every vla_teach module that the chapter loaded; and in book/times.json
+how long it took.
 """
 
 import hashlib
 import json
 import os
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,7 +74,10 @@ def short_hash(data):
 
 
 def run(path):
-    """Execute a chapter from a fresh kernel and store it. A cell that raises stops it and leaves the file as it was."""
+    """Execute a chapter from a fresh kernel and store it. A cell that raises stops it and leaves the file as it was.
+
+    Returns the seconds it took.
+    """
     from nbclient import NotebookClient
 
     book = nbformat.read(path, as_version=4)
@@ -81,12 +86,14 @@ def run(path):
         book, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": path.parent}}
     )
     asked = nbformat.v4.new_code_cell(ASK_FOR_MODULES)
+    began = time.perf_counter()
     with client.setup_kernel():
         n = 0
         for index, cell in enumerate(book.cells):
             if cell.cell_type == "code" and cell.source.strip():
                 n += 1
                 client.execute_cell(cell, index, execution_count=n)
+        seconds = time.perf_counter() - began
         book.cells.append(asked)
         client.execute_cell(asked, len(book.cells) - 1, store_history=False)
     book.cells.pop()
@@ -100,16 +107,21 @@ def run(path):
         },
     }
     path.write_text(nbformat.writes(book) + "\n")
+    return seconds
 
 
 def main(arguments):
     from tqdm import tqdm
 
+    from vla_teach.site import times
+
     os.environ["VLA_STATIC"] = "1"  # explorers store their figure, not a widget that only a kernel can move
     for path in tqdm([Path(a).resolve() for a in arguments] or chapters(), unit="chapter"):
-        run(path)
+        seconds = run(path)
         for problem in problems(path):
             sys.exit(problem)
+        if path.is_relative_to(ROOT):
+            times.store(ROOT, path.relative_to(ROOT).with_suffix("").as_posix(), seconds)
 
 
 if __name__ == "__main__":
