@@ -75,6 +75,9 @@ def drop_thebe(app, page, template, context, doctree):
 
 
 def setup(app):
+    from vla_teach.site import api
+
+    app.add_directive("api", api.Api)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)
     app.connect("build-finished", copy_libraries)
