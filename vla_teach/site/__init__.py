@@ -75,9 +75,11 @@ def drop_thebe(app, page, template, context, doctree):
 
 
 def setup(app):
-    from vla_teach.site import api
+    from vla_teach.site import api, glossary
 
     app.add_directive("api", api.Api)
+    app.connect("doctree-read", glossary.mark)
+    app.connect("html-page-context", glossary.add_meanings)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)
     app.connect("build-finished", copy_libraries)
