@@ -78,7 +78,7 @@ def setup(app):
     from vla_teach.site import api, glossary
 
     app.add_directive("api", api.Api)
-    app.connect("doctree-read", glossary.mark)
+    app.add_transform(glossary.Mark)
     app.connect("html-page-context", glossary.add_meanings)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)

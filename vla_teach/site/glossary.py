@@ -1,6 +1,6 @@
 """The words of book/glossary.md, marked where a chapter first uses them, with their meaning beside them.
 
-A chapter needs no markup for this. In the chapter that a word's entry leads to, its first use (the bold one, if there is
+A chapter needs no markup for this. In the chapter that an entry leads to, the first use (a bold one, if there is
 one) goes into the index; in any other chapter the first use before the exercises is a link to the glossary, which
 glossary.js turns into a small note. Headings, formulas, code and links are left alone.
 """
@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
 
 PARTS = ("derivation", "reference", "kernel", "evidence")
-TOO_COMMON = {"key", "value", "query"}  # in every second sentence
+TOO_COMMON = {"key", "value", "query", "sweep"}  # in every second sentence, or in other senses too
 # Words that mean something else elsewhere: marked in the part of the book that they belong to.
-AT_HOME = {"anchor", "associative", "grid", "mask", "pivot", "program", "rank", "register", "sweep", "tile", "kernel"}
+AT_HOME = {"anchor", "grid", "kernel", "mask", "pivot", "posterior", "prior", "program", "rank", "register", "tile"}
 SKIPPED = (nodes.literal, nodes.literal_block, nodes.math, nodes.reference, nodes.title, nodes.caption, nodes.raw)
 SKIPPED += (addnodes.pending_xref, nodes.topic)
 
@@ -60,16 +61,24 @@ def prose(doctree):
 
 
 def is_verb(before):
-    """Whether "gain" behind these words is what one does, and not what one writes along."""
-    return re.search(r"\b(to|can|could|we|not|would|may|else) $", before.lower()) is not None
+    """Whether "gain" or "mask" behind these words is something done."""
+    return re.search(r"\b(to|can|could|we|not|would|may|rule|memory) $", before.lower()) is not None
 
 
-def mark(app, doctree):
-    """Mark the words of the glossary in a chapter that was just read."""
-    doc = app.env.docname.removeprefix("book/")
-    known = entries(Path(app.srcdir, "book", "glossary.md"))
-    if doc.split("/")[0] not in PARTS or not known:
-        return
+class Mark(SphinxTransform):
+    """Marks the words of the glossary in a chapter, before Sphinx collects its index."""
+
+    default_priority = 760
+
+    def apply(self, **options):
+        known = entries(Path(self.env.srcdir, "book", "glossary.md"))
+        doc = self.env.docname.removeprefix("book/")
+        if known and doc.split("/")[0] in PARTS:
+            mark(self.document, doc, known)
+
+
+def mark(doctree, doc, known):
+    """Mark the words in the tree of one chapter; doc as in derivation/forgetting."""
     names, found, seen = {word.lower(): word for word in known}, pattern(known), set()
     home = {word for word, entry in known.items() if entry.home == doc}
     bold = {
@@ -79,7 +88,7 @@ def mark(app, doctree):
     }
     for node, word in bold.items():
         if word in home - seen:
-            node.insert(0, index(app, word))
+            node.insert(0, index(word))
             seen.add(word)
     for text in list(prose(doctree)):
         parts, at, line = [], 0, text.astext()
@@ -89,7 +98,7 @@ def mark(app, doctree):
             if word in seen or elsewhere or is_verb(line[: match.start()]):
                 continue
             if word in home:
-                parts += [nodes.Text(line[at : match.start()]), index(app, word), nodes.Text(match[0])]
+                parts += [nodes.Text(line[at : match.start()]), index(word), nodes.Text(match[0])]
             elif word not in TOO_COMMON:
                 parts += [nodes.Text(line[at : match.start()]), link(match[0], word)]
             else:
@@ -100,7 +109,7 @@ def mark(app, doctree):
             text.parent.replace(text, [*parts, nodes.Text(line[at:])])
 
 
-def index(app, word):
+def index(word):
     """A place that the index leads to."""
     place = f"index-{nodes.make_id(word)}"
     node = addnodes.index(entries=[("single", word, place, "", None)])
@@ -121,7 +130,7 @@ def add_meanings(app, page, template, context, doctree):
     meanings = {nodes.make_id(word): html.escape(entry.meaning) for word, entry in known.items()}
 
     def add(match):
-        meaning = meanings.get(match[2], "")
+        meaning = meanings.get(match[2].lower(), "")
         return f'{match[1]} data-meaning="{meaning}">' if meaning else match[0]
 
     if "body" in context:
