@@ -66,9 +66,9 @@ def is_verb(before):
 
 
 class Mark(SphinxTransform):
-    """Marks the words of the glossary in a chapter, before Sphinx collects its index."""
+    """Marks the words of the glossary in a chapter, before Sphinx turns quotes and collects its index."""
 
-    default_priority = 760
+    default_priority = 740
 
     def apply(self, **options):
         known = entries(Path(self.env.srcdir, "book", "glossary.md"))
