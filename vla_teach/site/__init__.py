@@ -74,10 +74,18 @@ def drop_thebe(app, page, template, context, doctree):
         context[key] = [file for file in context[key] if "thebe" not in str(vars(file)).lower()]
 
 
+def count(app, config):
+    """Numbers of the book for its pages, as in {{ statements }}."""
+    from vla_teach.site.counts import counts
+
+    config.myst_substitutions = counts()
+
+
 def setup(app):
     from vla_teach.site import api, glossary
 
     app.add_directive("api", api.Api)
+    app.connect("config-inited", count)
     app.add_transform(glossary.Mark)
     app.connect("html-page-context", glossary.add_meanings)
     app.connect("html-page-context", drop_thebe, priority=900)

@@ -28,15 +28,34 @@ def source_of(module):
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+class FullNames(ast.NodeTransformer):
+    """Names that a module imports from this package, written out, so that types lead to the right entry."""
+
+    def __init__(self, tree):
+        found = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module.startswith("vla_teach")]
+        self.full = {name.asname or name.name: f"{node.module}.{name.name}" for node in found for name in node.names}
+
+    def visit_Name(self, node):
+        return ast.Name(self.full.get(node.id, node.id))
+
+
 def definitions(path):
     """{name: syntax tree} of the functions and classes at the top of a file."""
     tree = ast.parse(path.read_text())
+    names = FullNames(tree)
+    for node in ast.walk(tree):
+        for field in ("annotation", "returns"):
+            if isinstance(getattr(node, field, None), ast.expr):
+                setattr(node, field, names.visit(getattr(node, field)))
     return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
 def signature(node):
     """What stands in the brackets, and the result: "(q: Array, k: Array) -> Array". A NamedTuple's fields are not."""
     if isinstance(node, ast.ClassDef):
+        if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+            given = [ast.unparse(part).replace(" ", "") for part in node.body if isinstance(part, ast.AnnAssign)]
+            return f"({', '.join(re.sub(r':[^=]*', '', one) for one in given)})"
         node = next((part for part in node.body if getattr(part, "name", "") == "__init__"), None)
         if node is None:
             return ""
@@ -55,7 +74,8 @@ def fields(node, path):
         if isinstance(part, ast.AnnAssign) and not part.target.id.startswith("_"):
             value = ast.unparse(part.value) if part.value else ""
             said = " ".join(comments.get(part.end_lineno, "").lstrip("# ").split())
-            rows.append((part.target.id, ast.unparse(part.annotation), value, said))
+            kind = re.sub(r"vla_teach\.[\w.]*\.", "", ast.unparse(part.annotation))
+            rows.append((part.target.id, kind, value, said))
     return rows
 
 
@@ -135,16 +155,25 @@ class Api(SphinxDirective):
         return found
 
     def entry(self, module, path, node):
-        """One name: its signature, its docstring, its fields, and what is said of calling it."""
+        """One name: its signature, its docstring, its fields; of a class also the methods that have a docstring."""
         kind = "class" if isinstance(node, ast.ClassDef) else "function"
-        text = ["```{py:" + kind + "} " + node.name + signature(node), "```"]
+        parts = [part for part in node.body if is_shown(part)] if kind == "class" else []
+        text = ["````{py:" + kind + "} " + node.name + signature(node)]
+        for part in parts:
+            is_property = any(isinstance(x, ast.Name) and x.id == "property" for x in part.decorator_list)
+            how = "" if is_property else signature(part)
+            text += ["```{py:" + ("attribute" if is_property else "method") + "} " + part.name + how, "```"]
         holder = nodes.container()
-        self.state.nested_parse(StringList(text, str(path)), 0, holder)
-        (content,) = holder.findall(addnodes.desc_content)
-        content += prose(ast.get_docstring(node, clean=False), module, node)
-        if rows := fields(node, path):
-            content += field_list(rows, module)
-        for part in node.body if kind == "class" else ():
-            if getattr(part, "name", "") == "forward" and ast.get_docstring(part):
-                content += prose("A call: " + ast.get_docstring(part, clean=False), module, part)
+        self.state.nested_parse(StringList([*text, "````"], str(path)), 0, holder)
+        contents = list(holder.findall(addnodes.desc_content))
+        for part, content in zip([node, *parts], contents, strict=True):
+            own = prose(ast.get_docstring(part, clean=False), module, part)
+            if part is node and (rows := fields(node, path)):
+                own.append(field_list(rows, module))
+            content[:0] = own
         return holder.children
+
+
+def is_shown(part):
+    """Whether a part of a class is a method for its users, which says what it does."""
+    return isinstance(part, ast.FunctionDef) and part.name[0] != "_" and ast.get_docstring(part) is not None
