@@ -198,7 +198,7 @@ class VariationalLinearAttention(MemoryLayer):
     faithful: take the options that are not given from PUBLISHED, the paper's third version to the letter, and not from
     USUAL. The published code moreover has output_norm="layer" and bias=True; give them to have its layer.
     backend: for `ops.vla`; "auto" also decodes single tokens in their own step.
-    options: see USUAL for their names and meaning.
+    options: see USUAL for their names and meaning. Errors as for `MemoryLayer`.
 
     With penalty="relation" a call also takes relation [B, T, tokens so far, T among them]: row t holds W_tj, as
     `normalise_relation` makes it, for every token j seen; entries for later tokens are not looked at.

@@ -44,7 +44,7 @@ class Statement(NamedTuple):
     links: tuple = ()  # the same statement proved elsewhere: (name, address)
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """One of KINDS: the strongest thing that a machine has done for it."""
         if self.symbols is None:
             return KINDS[3]

@@ -175,5 +175,6 @@ class Api(SphinxDirective):
 
 
 def is_shown(part):
-    """Whether a part of a class is a method for its users, which says what it does."""
-    return isinstance(part, ast.FunctionDef) and part.name[0] != "_" and ast.get_docstring(part) is not None
+    """Whether a part of a class is a method for its users: it says what it does, and what type it returns."""
+    shown = isinstance(part, ast.FunctionDef) and part.name[0] != "_" and part.returns is not None
+    return shown and ast.get_docstring(part) is not None

@@ -19,8 +19,7 @@ PARTS = ("derivation", "reference", "kernel", "evidence")
 TOO_COMMON = {"key", "value", "query", "sweep"}  # in every second sentence, or in other senses too
 # Words that mean something else elsewhere: marked in the part of the book that they belong to.
 AT_HOME = {"anchor", "grid", "kernel", "mask", "pivot", "posterior", "prior", "program", "rank", "register", "tile"}
-SKIPPED = (nodes.literal, nodes.literal_block, nodes.math, nodes.reference, nodes.title, nodes.caption, nodes.raw)
-SKIPPED += (addnodes.pending_xref, nodes.topic)
+SKIPPED = (nodes.literal, nodes.math, nodes.reference, nodes.raw, addnodes.pending_xref)
 
 
 class Entry(NamedTuple):
@@ -62,7 +61,7 @@ def prose(doctree):
 
 def is_verb(before):
     """Whether "gain" or "mask" behind these words is something done."""
-    return re.search(r"\b(to|can|could|we|not|would|may|rule|memory) $", before.lower()) is not None
+    return re.search(r"\b(to|can|could|we|you|not|would|may|rule|memory) $", before.lower()) is not None
 
 
 class Mark(SphinxTransform):
