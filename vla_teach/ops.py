@@ -355,8 +355,10 @@ def cholesky(M):
 
 
 def inverse(M):
-    """The inverse of symmetric positive definite matrices."""
-    return torch.cholesky_inverse(cholesky(M))
+    """The inverse of symmetric positive definite matrices, by operations that a CUDA graph can record."""
+    L = cholesky(M)
+    L = solve_triangular(L, torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand_as(L), upper=False)
+    return L.mT @ L
 
 
 def in_chunks(x, C):

@@ -65,14 +65,18 @@ class GatedDeltaNet(DeltaNet):
 
     S_t = alpha_t S_{t-1} + beta_t (v_t - alpha_t S_{t-1} k_t) k_t^T, o_t = S_t q_t, with Mamba-2's
     log alpha_t = -rate softplus(w.x_t + step), one a head. The paper's output gate is left out: all share one shell.
+    steps: the softplus starts between these two; with Mamba-2's a head starts with a memory of 1 to 1000 tokens.
     """
 
-    def __init__(self, *shell, **more_shell):
+    def __init__(self, *shell, steps=(1e-3, 0.1), **more_shell):
         super().__init__(*shell, **more_shell)
         self.decay = nn.Linear(self.width, self.heads, bias=False)
-        # As in Mamba-2: rates from 1 to 16, steps spread evenly in log from 0.001 to 0.1.
+        low, high = steps
+        check_above("steps", low)
+        check_above("steps", high, low)
+        # As in Mamba-2: rates from 1 to 16, steps spread evenly in log, from 0.001 to 0.1 if not said otherwise.
         self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
-        step = torch.empty(self.heads).uniform_(math.log(1e-3), math.log(0.1)).exp()
+        step = torch.empty(self.heads).uniform_(math.log(low), math.log(high)).exp()
         self.step = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # before the softplus
 
     def inputs(self, x):

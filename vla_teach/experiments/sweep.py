@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 import vla_teach
-from vla_teach.experiments.catalogue import BASELINES
+from vla_teach.experiments.catalogue import RIVALS
 from vla_teach.experiments.results import device_name, read_json, write_json
 from vla_teach.experiments.together import train_together
 from vla_teach.experiments.train import better, digest, load_data, metric, mlp_widths, train
@@ -81,7 +81,7 @@ def summary(settings, found, chosen):
 def comparisons(models, test="test"):
     """Every variant of VLA against every baseline and against no penalty, seed by seed, with p by Holm's method too."""
     found = []
-    for label, other in product(models, (*BASELINES, "vla_off")):
+    for label, other in product(models, (*RIVALS, "vla_off")):
         if label.startswith("vla") and label != other and other in models:
             pairs = zip(*(models[one]["tests"][test]["scores"] for one in (label, other)), strict=True)
             pairs = [pair for pair in pairs if None not in pair]
@@ -187,20 +187,20 @@ def one_stack(settings, stack, folder, device, tick=None):
     tick(settings.steps * (len(stack) - len(left)))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # these models are too small to share between cores, and sums keep their order
+    key = keys[left[0]] if len(left) == 1 else digest([keys[i] for i in left])
+    kept = checkpoint(folder / f"{key}.json")
     try:
+        data = load_data(settings, folder) if left else None
         if len(left) > 1:
             some = [stack[i][1:] for i in left]
-            found = train_together(settings, stack[0].label, some, device, load_data(settings, folder), tick)
+            found = train_together(settings, stack[0].label, some, device, data, kept, key, tick)
         else:
-            found = [
-                train(settings, *stack[i], device, load_data(settings, folder), checkpoint(paths[i]), keys[i], tick)
-                for i in left
-            ]
+            found = [train(settings, *stack[i], device, data, kept, key, tick) for i in left]
     finally:
         torch.set_num_threads(threads)
     for i, one in zip(left, found, strict=True):
         write_json(paths[i], one)
-        checkpoint(paths[i]).unlink(missing_ok=True)
+    kept.unlink(missing_ok=True)
     return [read_json(path) for path in paths]
 
 

@@ -23,7 +23,7 @@ from vla_teach.models import Backbone, count, matched
 from vla_teach.tasks.base import Batch
 from vla_teach.tensor_checks import FINITE
 
-FORMAT = 1  # of checkpoints
+FORMAT = 2  # of checkpoints
 NOT_DECAYED = ("log_rate", "step", "raw_lambda_0", "raw_ridge")  # besides all with one axis
 TRAIN, VALIDATION, TEST, INIT = range(4)  # what random numbers are for
 
@@ -248,7 +248,7 @@ def train(settings, label, rate, seed, device="cpu", data=None, checkpoint=None,
     now = dict(step=0, history=[], best=None, best_step=0, stopped=None, seconds=0.0)
     best = {name: x.clone() for name, x in model.state_dict().items()}
     if checkpoint is not None and checkpoint.exists():
-        now, best = load_checkpoint(checkpoint, key, model, optimiser)
+        now, best = load_checkpoint(checkpoint, key, model.load_state_dict, optimiser, device)
     started, losses = time.perf_counter() - now["seconds"], []
     tick = tick or (lambda n: None)
     tick(now["step"])
@@ -270,7 +270,7 @@ def train(settings, label, rate, seed, device="cpu", data=None, checkpoint=None,
         losses.clear()
         now["seconds"] = time.perf_counter() - started
         if checkpoint is not None:
-            save_checkpoint(checkpoint, key, now, model, best, optimiser)
+            save_checkpoint(checkpoint, key, now, model.state_dict(), best, optimiser)
     tick(settings.steps - now["step"])
     model.load_state_dict(best)
     reached = now["best"] is not None
@@ -308,9 +308,9 @@ def digest(*parts):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def save_checkpoint(path, key, now, model, best, optimiser):
-    """Model, best model, optimiser and the state of torch's random numbers as tensors, the rest as JSON beside them."""
-    tensors = {f"model/{name}": x for name, x in model.state_dict().items()} | {"rng": torch.get_rng_state()}
+def save_checkpoint(path, key, now, weights, best, optimiser):
+    """Weights now and at their best, optimiser and torch's random state as tensors, the rest as JSON beside them."""
+    tensors = {f"weights/{name}": x for name, x in weights.items()} | {"rng": torch.get_rng_state()}
     tensors |= {f"best/{name}": x for name, x in best.items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{i}/{name}": x for name, x in state.items()}
@@ -318,8 +318,8 @@ def save_checkpoint(path, key, now, model, best, optimiser):
         save_file(tensors, new, dict(format=str(FORMAT), key=key, now=json.dumps(now)))
 
 
-def load_checkpoint(path, key, model, optimiser):
-    """Puts model, optimiser and random numbers back; returns what else `train` keeps: (now, best)."""
+def load_checkpoint(path, key, put, optimiser, device):
+    """Puts optimiser and random state back, the weights by put(weights); returns what else was saved: (now, best)."""
     try:
         with safe_open(path, "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
@@ -327,12 +327,12 @@ def load_checkpoint(path, key, model, optimiser):
             raise ValueError(f"it has format {about.get('format')}; expected {FORMAT}")
         if about["key"] != key:
             raise ValueError("it is of another run, or of other code")
-        parts, now = dict(model={}, best={}, optimiser={}), json.loads(about["now"])
+        parts, now = dict(weights={}, best={}, optimiser={}), json.loads(about["now"])
         for name, x in tensors.items():
             if name != "rng":
                 part, rest = name.split("/", 1)
-                parts[part][rest] = x.to(next(model.parameters()).device) if part == "best" else x
-        model.load_state_dict(parts["model"])
+                parts[part][rest] = x if part == "optimiser" else x.to(device)
+        put(parts["weights"])
         state = {}
         for name, x in parts["optimiser"].items():
             i, what = name.split("/")
