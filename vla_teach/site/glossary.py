@@ -16,9 +16,22 @@ from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 
 PARTS = ("derivation", "reference", "kernel", "evidence")
-TOO_COMMON = {"key", "value", "query", "sweep"}  # in every second sentence, or in other senses too
+TOO_COMMON = {"key", "value", "query", "token", "state", "sweep"}  # in every second sentence, or in other senses too
 # Words that mean something else elsewhere: marked in the part of the book that they belong to.
-AT_HOME = {"anchor", "grid", "kernel", "mask", "pivot", "posterior", "prior", "program", "rank", "register", "tile"}
+AT_HOME = {
+    "anchor",
+    "grid",
+    "head",
+    "kernel",
+    "mask",
+    "pivot",
+    "posterior",
+    "prior",
+    "program",
+    "rank",
+    "register",
+    "tile",
+}
 SKIPPED = (nodes.literal, nodes.math, nodes.reference, nodes.raw, addnodes.pending_xref)
 
 
