@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -365,3 +367,24 @@ def test_counting_tells_code_from_words():
     )]  # fmt: skip
     assert solutions(cells) == [True, False]
     assert len(pairs(ast.parse("X = (('a', 'b'), ('c', 1), ('d', 'e', 'f'))"))) == 1
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "triton"}:
+            raise ImportError(name + " must not be needed")
+
+sys.meta_path.insert(0, Refuse())
+from vla_teach.site import api, counts, glossary
+assert counts.counts()["statements"] and api.definitions(api.source_of("vla_teach.ops"))["vla"]
+print("fine")
+"""
+
+
+def test_pages_are_made_without_pytorch():
+    """Guards `make book` where only the small requirements are installed: signatures and counts need no PyTorch."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "fine\n", done.stderr
