@@ -152,17 +152,18 @@ class Replayed:
 
     def __init__(self, compute, device):
         self.compute, self.graph, self.given = compute, None, None
-        self.records = torch.device(device).type == "cuda"
+        self.device = torch.device(device)
 
     def __call__(self, *given):
-        if self.records and self.given is None:
-            self.record(given)
-        if self.graph is None or shapes(given) != shapes(self.given):
+        if self.device.type != "cuda" or (self.graph and shapes(given) != shapes(self.given)):
             return self.compute(*given)
-        for old, new in zip(self.given, given, strict=True):
-            if new is not None:
-                old.copy_(new)
-        self.graph.replay()
+        with torch.cuda.device(self.device):  # whose streams are recorded and played
+            if self.graph is None:
+                self.record(given)
+            for old, new in zip(self.given, given, strict=True):
+                if new is not None:
+                    old.copy_(new)
+            self.graph.replay()
         return self.found
 
     def record(self, given):
