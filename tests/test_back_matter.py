@@ -235,7 +235,13 @@ def imported():
 
 
 # Insides that chapters open to explain them, or tools of one chapter.
-INSIDES = ("vla_teach.kernels", "vla_teach.evidence.", "vla_teach.experiments.t", "vla_teach.experiments.s")
+INSIDES = (
+    "vla_teach.kernels",
+    "vla_teach.claims",
+    "vla_teach.evidence.",
+    "vla_teach.experiments.t",
+    "vla_teach.experiments.s",
+)
 
 
 def test_what_chapters_import_has_an_entry():
