@@ -70,9 +70,10 @@ test: $(TORCH) book lint  ## run every test, every chapter included
 	$(BIN)/python -m pytest tests
 	VLA_STATIC=1 $(BIN)/python -m pytest --nbval -n 2 --dist loadfile -p no:cacheprovider book
 
-lint: $(READY)  ## check style
+lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:  ## remove .venv and _build
 	rm -rf $(VENV) _build

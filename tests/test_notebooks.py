@@ -1,6 +1,7 @@
 """The chapters as they are stored: run in order, with the code that the package has now, with figures that speak."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -45,11 +46,13 @@ def test_only_figures_and_times_escape_the_comparison(path):
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_opens_with_its_aims_and_closes_with_exercises(path):
-    """Every chapter says what the reader will be able to do; each exercise has a folded solution, hints are folded."""
+    """Every chapter says what the reader will be able to do; it has exercises of four kinds, with folded solutions."""
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
     assert "After this chapter you can" in text[:400]
     exercises = text.count("{exercise-start}")
     assert exercises >= 4
+    kinds = re.findall(r"\{exercise-start\}\n:label: [\w-]+\n```\n\*\*(By hand|In code|Puzzle|Explore|Hard)", text)
+    assert {"By hand", "Explore", "Hard"} < set(kinds) and {"In code", "Puzzle"} & set(kinds), kinds
     assert text.count("{solution-start}") == text.count("{solution-end}") == exercises
     assert text.count(":class: dropdown") == exercises + text.count("{hint}")
 

@@ -17,7 +17,7 @@ MUTATIONS = (
     ("check_lambda(lambda_0, H, dtype)", "check_lambda(0.1, H, dtype)"),
     ("V, K), diagonal.expand", "V, K), diagonal.detach().expand"),
     ("H, dtype) ** power", "H, dtype) ** -power"),
-    ("lambda_0=0.1, gain=", "lambda_0=0.2, gain="),
+    ("lambda_0: float | Tensor = 0.1,\n    gain", "lambda_0: float | Tensor = 0.2,\n    gain"),
     # decoding
     ("to(dtype) for x in tokens), S, A, gain)", 'to(dtype) for x in tokens), S, A, "unit")'),
     ("o.to(v.dtype), State(S, A)\n", "o.to(v.dtype), State(S, state.A)\n"),

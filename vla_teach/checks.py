@@ -1,11 +1,16 @@
 """Checks of what a caller hands in: each error names the argument and says what was expected."""
 
-import numpy as np
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+Array = np.ndarray  # of floats, where nothing else is said
+Gain = Literal["unit", "interpolate", "least_squares"]
 GAINS = ("unit", "interpolate", "least_squares")
 
 
-def as_floats(**arrays):
+def as_floats(**arrays: Any) -> list[Array]:
     """Turn every argument into an array of one float dtype and refuse what is not finite.
 
     float32 stays float32 if every array has it; all else (integers, mixed widths) becomes float64.
@@ -19,7 +24,7 @@ def as_floats(**arrays):
     return [cast(name, x, dtype) for name, x in out.items()]
 
 
-def as_array(name, x):
+def as_array(name: str, x: Any) -> Array:
     """x as an array, refused where NumPy can make none of it."""
     try:
         return np.asarray(x)
@@ -27,7 +32,7 @@ def as_array(name, x):
         raise ValueError(f"{name} is not one array; expected rows of equal length") from None
 
 
-def cast(name, x, dtype):
+def cast(name: str, x: Array | np.floating, dtype: DTypeLike) -> Array:
     """x in another float dtype, refused where it is, or becomes, NaN or infinite."""
     with np.errstate(over="ignore"):
         x = x.astype(dtype, copy=False)
@@ -36,7 +41,7 @@ def cast(name, x, dtype):
     return x
 
 
-def check_qkv(q, k, v):
+def check_qkv(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> tuple[Array, Array, Array]:
     """q, k [T, K] and v [T, V]; returns them with one float dtype."""
     q, k, v = as_floats(q=q, k=k, v=v)
     for name, x in (("k", k), ("q", q), ("v", v)):
@@ -50,14 +55,14 @@ def check_qkv(q, k, v):
     return q, k, v
 
 
-def check_lengths(name, rows):
+def check_lengths(name: str, rows: Array) -> None:
     """Every row [..., K] has a length that its dtype can hold."""
     with np.errstate(over="ignore"):
         if not np.isfinite(np.sum(rows * rows, axis=-1)).all():
             raise ValueError(f"{name} has a row whose length is beyond {rows.dtype}; expected smaller numbers")
 
 
-def check_directions(u, k):
+def check_directions(u: ArrayLike, k: Array) -> Array:
     """u [T, K] or [T, R, K]; returns it as [T, R, K] in the dtype of k."""
     (u,) = as_floats(u=u)
     T, K = k.shape
@@ -69,7 +74,7 @@ def check_directions(u, k):
     return rows
 
 
-def check_number(name, value):
+def check_number(name: str, value: Any) -> float:
     """One finite number, as a float."""
     array = as_array(name, value)
     if array.ndim or array.dtype.kind not in "iuf":
@@ -79,7 +84,7 @@ def check_number(name, value):
     return float(array)
 
 
-def check_lambda(lambda_0, dtype):
+def check_lambda(lambda_0: float | np.floating, dtype: np.dtype) -> np.floating:
     """A finite number above 0 whose inverse dtype can hold too."""
     number = check_number("lambda_0", lambda_0)
     with np.errstate(all="ignore"):
@@ -90,7 +95,7 @@ def check_lambda(lambda_0, dtype):
     return value
 
 
-def check_beta(beta, k):
+def check_beta(beta: ArrayLike | None, k: Array) -> Array:
     """beta [T] with entries in [0, 1], or None for all ones; returns [T] in the dtype of k."""
     T = len(k)
     if beta is None:
@@ -103,21 +108,21 @@ def check_beta(beta, k):
     return cast("beta", beta, k.dtype)
 
 
-def check_gain(gain):
+def check_gain(gain: Gain) -> Gain:
     """One of GAINS."""
     if not isinstance(gain, str) or gain not in GAINS:
         raise ValueError(f"gain is {gain!r}; expected one of {', '.join(GAINS)}")
     return gain
 
 
-def check_count(name, value, least=1, most=2**32 - 1):
+def check_count(name: str, value: Any, least: int = 1, most: int = 2**32 - 1) -> int:
     """A whole number from least to most."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
         raise ValueError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
     return int(value)
 
 
-def check_part(state, part, shape, dtype):
+def check_part(state: Any, part: str, shape: tuple[int | None, ...], dtype: DTypeLike) -> Array:
     """One part (S or A, say) of an initial state, as a fresh array of dtype; None in shape stands for any length."""
     value = getattr(state, part, None)
     if value is None or callable(value):
@@ -129,7 +134,7 @@ def check_part(state, part, shape, dtype):
     return cast(name, value, dtype).copy()
 
 
-def check_inverse(state, K, dtype):
+def check_inverse(state: Any, K: int, dtype: DTypeLike) -> Array:
     """A [K, K] of an initial state: symmetric (to rounding) and positive definite, as a fresh array."""
     A = check_part(state, "A", (K, K), dtype)
     try:

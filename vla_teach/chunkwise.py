@@ -7,8 +7,9 @@ the chunks with the state S; inside a chunk all is matrix products. N chunks of 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from vla_teach.checks import check_beta, check_count, check_directions, check_gain, check_qkv
+from vla_teach.checks import Array, Gain, check_beta, check_count, check_directions, check_gain, check_qkv
 from vla_teach.reference import State, start
 
 SLAB = 8  # chunks worked on at once: enough to keep the batched products busy, few enough to stay in cache
@@ -17,11 +18,14 @@ SLAB = 8  # chunks worked on at once: enough to keep the batched products busy, 
 class Norms(NamedTuple):
     """The part of a trace that the chunkwise form gives at no great cost."""
 
-    norm_S: np.ndarray  # [T]     Frobenius norm of the state after each token
-    gains: np.ndarray  # [T, K]   write directions, before beta
+    norm_S: Array  # [T]     Frobenius norm of the state after each token
+    gains: Array  # [T, K]   write directions, before beta
 
 
-def vla_chunk(q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_state=None, chunk_size=64, trace=False):
+def vla_chunk(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, u: ArrayLike, lambda_0: float = 0.1, beta: ArrayLike | None = None,
+    gain: Gain = "unit", initial_state: State | None = None, chunk_size: int = 64, trace: bool = False,
+) -> tuple[Array, State]:  # fmt: skip
     """`vla_recurrent`, computed chunk by chunk: the same arguments, results and errors, to rounding.
 
     chunk_size: tokens a chunk, any number from 1. trace: `state.trace` holds norm_S [T] and gains [T, K].
@@ -38,7 +42,7 @@ def vla_chunk(q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_state=No
     return o, State(S, np.linalg.inv(M), trace=Norms(norm_S, g) if trace else None)
 
 
-def penalty_gains(k, u, M, gain, C):
+def penalty_gains(k: Array, u: Array, M: Array, gain: Gain, C: int) -> tuple[Array, Array]:
     """Every token's write direction, all chunks at once. k [T, K], u [T, R, K], M [K, K] -> g [T, K], last M [K, K].
 
     M is a running sum, so each chunk's start is known in advance. Inside a chunk, I + U A U^T = L L^T, and because
@@ -63,7 +67,9 @@ def penalty_gains(k, u, M, gain, C):
     return a.reshape(-1, K)[:T], M[-1]
 
 
-def chunk_write(q, k, v, g, S, C, norms=False):
+def chunk_write(
+    q: Array, k: Array, v: Array, g: Array, S: Array, C: int, norms: bool = False
+) -> tuple[Array, Array, Array | float]:
     """S_t = S_{t-1} + (v_t - S_{t-1} k_t) g_t^T and o_t = S_t q_t for any gains g [T, K], a chunk at a time.
 
     q, k, g [T, K], v [T, V], S [V, K] -> o [T, V], S [V, K], and |S_t|_F [T] (NaN unless norms is set).
@@ -83,7 +89,7 @@ def chunk_write(q, k, v, g, S, C, norms=False):
     return o.reshape(-1, V)[:T], S, norm_S
 
 
-def state_norms(S_in, E, g):
+def state_norms(S_in: Array, E: Array, g: Array) -> Array:
     """|S_t|_F [N, C] from each chunk's first state [N, V, K], errors [N, C, V] and gains [N, C, K]."""
     S_g = g @ mT(S_in) + np.tril(g @ mT(g), -1) @ E  # [N, C, V], S_{t-1} g_t
     growth = np.sum(E * (2 * S_g + E * np.sum(g * g, axis=2, keepdims=True)), axis=2)
@@ -91,8 +97,8 @@ def state_norms(S_in, E, g):
     return np.sqrt(np.maximum(squared, 0))
 
 
-def cholesky(M):
-    """The lower triangular L [..., n, n] with M = L L^T."""
+def cholesky(M: Array) -> Array:
+    """The lower triangular L [..., n, n] with M = L L^T. Raises ValueError where M is not positive definite."""
     try:
         return np.linalg.cholesky(M)
     except np.linalg.LinAlgError:
@@ -102,7 +108,7 @@ def cholesky(M):
         raise ValueError(f"{words}; expected a larger lambda_0 or float64 input") from None
 
 
-def lower_inverse(L):
+def lower_inverse(L: Array) -> Array:
     """Inverse of lower triangular matrices [..., n, n]: both halves first, then the block below them.
 
     Small ones row by row, without pivoting: huge entries (a gain that explodes) then do no harm to the rows above them.
@@ -121,18 +127,18 @@ def lower_inverse(L):
     return out
 
 
-def in_chunks(x, C):
+def in_chunks(x: Array, C: int) -> Array:
     """x [T, ...] -> [N, C, ...], zeros after the end: a zero token changes neither M nor S."""
     if len(x) % C:
         x = np.concatenate([x, np.zeros((-len(x) % C, *x.shape[1:]), x.dtype)])
     return x.reshape(-1, C, *x.shape[1:])
 
 
-def nonzero(x):
+def nonzero(x: Array) -> Array:
     """x with 1 in place of 0, to divide by: a zero key writes nothing."""
     return np.where(x == 0, 1, x)
 
 
-def mT(x):
+def mT(x: Array) -> Array:
     """The transpose of the last two axes."""
     return np.swapaxes(x, -1, -2)

@@ -1,8 +1,10 @@
 """What a formula costs, counted by running it; and what one GPU can do, to set against the count."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Gpu(NamedTuple):
@@ -45,7 +47,7 @@ class Counting(np.ndarray):
         return out[0] if out else np.asarray(result).view(Counting)
 
 
-def multiplications(work, *arrays):
+def multiplications(work: Callable[..., Any], *arrays: ArrayLike) -> int:
     """How many multiplications the matrix products in work(*arrays) take; other operations are not counted."""
     Counting.times = 0
     work(*(np.asarray(x).view(Counting) for x in arrays))

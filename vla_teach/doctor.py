@@ -331,7 +331,7 @@ def report(seen):
     return "\n".join(lines)
 
 
-def main():
+def main() -> int:
     """Prints the report; returns the exit code, 0 if parts I and II can run, else 1."""
     seen = look()
     try:

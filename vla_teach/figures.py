@@ -2,11 +2,13 @@
 
 import inspect
 import json
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 from IPython.display import Markdown, display
+from numpy.typing import ArrayLike
 
 MIME = "application/vnd.plotly.v1+json"
 
@@ -49,7 +51,7 @@ pio.templates["vla"] = go.layout.Template(
 )
 
 
-def figure(x="", y="", log="", **layout):
+def figure(x: str = "", y: str = "", log: str = "", **layout: Any) -> go.Figure:
     """An empty figure in the book's look; x, y: axis titles, with units; log: the axes that are, "x", "y" or "xy"."""
     fig = go.Figure(layout=dict(template="vla", **layout))
     for name, title, axis in (("x", x, fig.layout.xaxis), ("y", y, fig.layout.yaxis)):
@@ -58,12 +60,12 @@ def figure(x="", y="", log="", **layout):
     return fig
 
 
-def line(fig, memory, x, y, name=None, **trace):
+def line(fig: go.Figure, memory: str, x: ArrayLike, y: ArrayLike, name: str | None = None, **trace: Any) -> go.Figure:
     """Add one memory's curve in its own colour and dash; x, y [n]. Returns fig."""
     return fig.add_scatter(x=thin(x), y=thin(y), name=name or memory, mode="lines", line=STYLES[memory], **trace)
 
 
-def level(fig, x, y, text):
+def level(fig: go.Figure, x: ArrayLike, y: float, text: str) -> go.Figure:
     """Add a thin horizontal line at height y from x[0] to x[1], with words below its right end. Returns fig."""
     thin_line = dict(width=1, color="rgba(128,128,128,0.9)")
     return fig.add_scatter(
@@ -71,20 +73,20 @@ def level(fig, x, y, text):
     )
 
 
-def penalty_heatmap(change, limit=None, **trace):
+def penalty_heatmap(change: np.ndarray, limit: float | None = None, **trace: Any) -> go.Heatmap:
     """Heatmap of how far a penalty [K, K] is from where it began: white unchanged, red above, blue below."""
     limit = float(limit if limit is not None else np.abs(change).max() or 1)
     bar = dict(BAR, **trace.pop("colorbar", {}))
     return go.Heatmap(z=thin(change), zmin=-limit, zmax=limit, colorscale=DIVERGING, colorbar=bar, **trace)
 
 
-def thin(x):
+def thin(x: ArrayLike) -> np.ndarray:
     """An array at the precision of a picture: single floats, a third of the bytes."""
     x = np.asarray(x)
     return x.astype(np.float32) if x.dtype.kind == "f" else x
 
 
-def show(fig, caption, alt, explorer=None):
+def show(fig: go.Figure, caption: str, alt: str, explorer: dict | None = None) -> None:
     """Display fig above its caption.
 
     caption: one sentence, Markdown, that says what to see. alt: the picture in words, for who cannot see it.
@@ -95,7 +97,7 @@ def show(fig, caption, alt, explorer=None):
     display(Markdown(f"*{caption}*"))
 
 
-def show_source(*objects):
+def show_source(*objects: Any) -> None:
     """Display the package's own source of functions or classes, so that a chapter never copies it."""
     for thing in objects:
         display(Markdown(f"```python\n{inspect.getsource(thing).rstrip()}\n```"))

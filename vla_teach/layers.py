@@ -8,10 +8,10 @@ Letters as in `vla_teach.ops`: H heads, K and V the widths of a key and a value 
 
 import math
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vla_teach import ops
@@ -25,13 +25,13 @@ class LayerState(NamedTuple):
     """What a layer carries on from piece to piece; None where its memory has no such part. All is differentiable."""
 
     tokens: int = 0  # seen so far
-    conv: torch.Tensor | None = None  # [B, conv - 1, H (2 K + V)]  the convolution's last inputs
-    S: torch.Tensor | None = None  # [B, H, V, K]  the memory itself
-    A: torch.Tensor | None = None  # [B, H, K, K]  inverse penalty (VLA)
-    gram: torch.Tensor | None = None  # [B, H, K, K]  ridge + sum of beta k k^T (MesaNet)
-    z: torch.Tensor | None = None  # [B, H, K]  sum of features, for the normaliser
-    keys: torch.Tensor | None = None  # [B, tokens, H, K]  grows: softmax attention's cache, relations of VLA
-    values: torch.Tensor | None = None  # [B, tokens, H, V]
+    conv: Tensor | None = None  # [B, conv - 1, H (2 K + V)]  the convolution's last inputs
+    S: Tensor | None = None  # [B, H, V, K]  the memory itself
+    A: Tensor | None = None  # [B, H, K, K]  inverse penalty (VLA)
+    gram: Tensor | None = None  # [B, H, K, K]  ridge + sum of beta k k^T (MesaNet)
+    z: Tensor | None = None  # [B, H, K]  sum of features, for the normaliser
+    keys: Tensor | None = None  # [B, tokens, H, K]  grows: softmax attention's cache, relations of VLA
+    values: Tensor | None = None  # [B, tokens, H, V]
 
 
 # ---- the shell --------------------------------------------------------------------------------------------------
@@ -50,8 +50,9 @@ class MemoryLayer(nn.Module):
     precise = True  # computed in float32 at least, even under autocast
 
     def __init__(
-        self, width, heads, key_width=None, value_width=None, conv=4, output_norm=True, activation="silu", bias=False
-    ):
+        self, width: int, heads: int, key_width: int | None = None, value_width: int | None = None, conv: int = 4,
+        output_norm: bool | Literal["layer"] = True, activation: Literal["silu"] | None = "silu", bias: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.width, self.heads = check_count("width", width), check_count("heads", heads)
         if None in (key_width, value_width) and width % heads:
@@ -72,7 +73,9 @@ class MemoryLayer(nn.Module):
             self.norm = nn.RMSNorm(self.value_width, eps=EPS)
         self.out = nn.Linear(self.splits[2], width, bias=bias)
 
-    def forward(self, x, state=None, relation=None):
+    def forward(
+        self, x: Tensor, state: LayerState | None = None, relation: Tensor | None = None
+    ) -> tuple[Tensor, LayerState]:
         """x [B, T, D], LayerState or None -> (y [B, T, D], LayerState). relation: see VariationalLinearAttention."""
         check_tensor("x", x, self.out.weight.device)
         check_shape("x", x, x.ndim == 3 and x.numel() and x.shape[2] == self.width, f"[B, T, {self.width}], none 0")
@@ -89,7 +92,7 @@ class MemoryLayer(nn.Module):
             o, parts = self.memory(*(a.to(dtype) for a in (q, k, v)), state, **extra)
         return self.read(o, qkv.dtype), state._replace(tokens=state.tokens + tokens, conv=past, **parts)
 
-    def shift(self, qkv, past):
+    def shift(self, qkv: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """q, k [B, T, H, K], v [B, T, H, V] after the convolution, and the inputs that the next piece needs."""
         if self.conv is not None:
             padded = torch.cat([past.to(qkv.dtype), qkv], 1)
@@ -99,7 +102,7 @@ class MemoryLayer(nn.Module):
             past = padded[:, T:].clone()  # a view would keep the whole piece in memory
         return *(a.unflatten(2, (self.heads, -1)) for a in qkv.split(self.splits, 2)), past
 
-    def read(self, o, dtype):
+    def read(self, o: Tensor, dtype: torch.dtype) -> Tensor:
         """Norm and projection of o [B, T, H, V], rounded to dtype after the norm."""
         if self.norm is not None:
             o = self.norm(o.to(self.norm.weight.dtype))
@@ -110,15 +113,15 @@ class MemoryLayer(nn.Module):
 
     # what a memory says of itself
 
-    def shapes(self):
+    def shapes(self) -> dict[str, tuple[int | None, ...]]:
         """The shape of every part of its state for one sequence, None for the axis that grows with the tokens."""
         raise NotImplementedError
 
-    def inputs(self, x):
+    def inputs(self, x: Tensor) -> dict[str, Tensor]:
         """What the memory takes from x [B, T, D] besides q, k and v, by name; `memory` gets it under these names."""
         return {}
 
-    def memory(self, q, k, v, state, **inputs):
+    def memory(self, q: Tensor, k: Tensor, v: Tensor, state: LayerState, **inputs: Tensor) -> tuple[Tensor, dict]:
         """q, k [B, T, H, K], v [B, T, H, V], LayerState -> (o [B, T, H, V], the new parts of the state by name)."""
         raise NotImplementedError
 
@@ -137,7 +140,7 @@ class MemoryLayer(nn.Module):
         conv = {"conv": (self.conv_width - 1, sum(self.splits))} if self.conv_width else {}
         return conv | self.shapes()
 
-    def start(self, B, dtype=torch.float32, device=None):
+    def start(self, B: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> LayerState:
         """The LayerState of B sequences before any token."""
         shapes = self.all_shapes().items()
         zeros = {name: torch.zeros(B, *(n or 0 for n in shape), dtype=dtype, device=device) for name, shape in shapes}
@@ -195,16 +198,17 @@ class VariationalLinearAttention(MemoryLayer):
     faithful: take the options that are not given from PUBLISHED, the paper's third version to the letter, and not from
     USUAL. The published code moreover has output_norm="layer" and bias=True; give them to have its layer.
     backend: for `ops.vla`; "auto" also decodes single tokens in their own step.
-    options: see USUAL for their names and meaning.
+    options: see USUAL for their names and meaning. Errors as for `MemoryLayer`.
 
     With penalty="relation" a call also takes relation [B, T, tokens so far, T among them]: row t holds W_tj, as
     `normalise_relation` makes it, for every token j seen; entries for later tokens are not looked at.
     """
 
     def __init__(
-        self, width, heads, key_width=None, value_width=None, lambda_0=0.1, learn_lambda_0=False, backend="auto",
-        faithful=False, **options,
-    ):  # fmt: skip
+        self, width: int, heads: int, key_width: int | None = None, value_width: int | None = None,
+        lambda_0: float = 0.1, learn_lambda_0: bool = False, backend: ops.Backend = "auto", faithful: bool = False,
+        **options: Any,
+    ) -> None:  # fmt: skip
         if unknown := sorted(options.keys() - USUAL.keys()):
             raise TypeError(f"{unknown[0]} is no option of this layer; expected some of {', '.join(USUAL)}")
         check_option("faithful", faithful, (True, False))
@@ -226,25 +230,25 @@ class VariationalLinearAttention(MemoryLayer):
             self.raw_lambda_0 = nn.Parameter(torch.full((H,), inverse_softplus(self.first_lambda_0)))
 
     @property
-    def lambda_0(self):
+    def lambda_0(self) -> float | Tensor:
         """A number, or where it is learned a tensor [H]."""
         return self.first_lambda_0 if self.raw_lambda_0 is None else F.softplus(self.raw_lambda_0)
 
-    def shapes(self):
+    def shapes(self) -> dict[str, tuple[int | None, ...]]:
         H, K, V = self.heads, self.key_width, self.value_width
         shapes = dict(S=(H, V, K), A=(H, K, K))
         shapes |= dict(z=(H, K)) if self.z_normaliser else {}
         return shapes | (dict(keys=(None, H, K)) if self.penalty == "relation" else {})
 
-    def start(self, B, dtype=torch.float32, device=None):
+    def start(self, B: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> LayerState:
         A = ops.start_state(B, self.heads, self.value_width, self.key_width, self.lambda_0, dtype, device).A
         return super().start(B, dtype, device)._replace(A=A)
 
-    def inputs(self, x):
+    def inputs(self, x: Tensor) -> dict[str, Tensor]:
         inputs = {} if self.gate is None else dict(beta=self.write_share(x))
         return inputs | (dict(free=F.elu(self.W_u(x)) + 1) if self.penalty == "free" else {})
 
-    def write_share(self, x):
+    def write_share(self, x: Tensor) -> Tensor:
         """beta [B, T, H], the share of each token's error that is written; lambda_t = 1 / beta - 1."""
         return torch.sigmoid(self.gate(x))
 
@@ -326,10 +330,11 @@ def nudged(q, k, v, u, beta, state, gain, nudge, tokens=0):
     return torch.stack(outputs, 1), S, A
 
 
-def normalise_relation(adjacency):
+def normalise_relation(adjacency: Tensor) -> Tensor:
     """D^-1/2 A_rel D^-1/2 for A_rel [..., T, T], no entry below 0, D the sums of its rows; rows of zeros stay zero.
 
     D counts relations to later tokens, too: where those must stay unknown, cut them off first (`adjacency.tril()`).
+    Raises ValueError or TypeError where adjacency is no tensor of such matrices.
     """
     check_tensor("adjacency", adjacency, getattr(adjacency, "device", None))
     square = adjacency.ndim >= 2 and adjacency.shape[-1] == adjacency.shape[-2]
@@ -346,16 +351,19 @@ def normalise_relation(adjacency):
 class Penalty(NamedTuple):
     """What can be read off a VLA layer's state, a head each."""
 
-    M: torch.Tensor  # [B, H, K, K]  the penalty, the inverse of A
-    A: torch.Tensor  # [B, H, K, K]
-    S: torch.Tensor  # [B, H, V, K]
-    norm_S: torch.Tensor  # [B, H]  Frobenius
-    norm_A: torch.Tensor  # [B, H]
-    cond_M: torch.Tensor  # [B, H]  largest over smallest eigenvalue
+    M: Tensor  # [B, H, K, K]  the penalty, the inverse of A
+    A: Tensor  # [B, H, K, K]
+    S: Tensor  # [B, H, V, K]
+    norm_S: Tensor  # [B, H]  Frobenius
+    norm_A: Tensor  # [B, H]
+    cond_M: Tensor  # [B, H]  largest over smallest eigenvalue
 
 
-def read_penalty(state):
-    """The Penalty of a LayerState that VariationalLinearAttention returned; without gradient, in float64."""
+def read_penalty(state: LayerState) -> Penalty:
+    """The Penalty of a LayerState that VariationalLinearAttention returned; without gradient, in float64.
+
+    Raises ValueError for the state of another layer.
+    """
     if getattr(state, "A", None) is None or getattr(state, "S", None) is None:
         raise ValueError("state has no A; expected the LayerState that a VariationalLinearAttention returned")
     S, A = state.S.detach().double(), state.A.detach().double()

@@ -1,15 +1,19 @@
 """Small models around any of the layers: a language model and a sequence classifier, with matched parameter counts."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vla_teach.checks import check_count
-from vla_teach.layers import EPS, VariationalLinearAttention, check_option
+from vla_teach.layers import EPS, LayerState, VariationalLinearAttention, check_option
 from vla_teach.rivals import DeltaNet, GatedDeltaNet, LinearAttention, MesaNet, SoftmaxAttention
 from vla_teach.tensor_checks import check_numbers, check_shape, check_tensor
+
+States = tuple[LayerState, ...]  # one a block
 
 LAYERS = {
     "softmax": SoftmaxAttention,
@@ -28,12 +32,12 @@ LAYERS = {
 class SwiGLU(nn.Module):
     """W_2 (silu(W_0 x) * W_1 x) (arXiv 2002.05202), x [..., D]."""
 
-    def __init__(self, width, mlp_width):
+    def __init__(self, width: int, mlp_width: int) -> None:
         super().__init__()
         self.into = nn.Linear(width, 2 * mlp_width, bias=False)
         self.out = nn.Linear(mlp_width, width, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         gate, value = self.into(x).chunk(2, -1)
         return self.out(F.silu(gate) * value)
 
@@ -41,12 +45,14 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """x + layer(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, layer, width, mlp_width):
+    def __init__(self, layer: nn.Module, width: int, mlp_width: int) -> None:
         super().__init__()
         self.layer, self.mlp = layer, SwiGLU(width, mlp_width)
         self.norms = nn.ModuleList(nn.RMSNorm(width, eps=EPS) for _ in range(2))
 
-    def forward(self, x, state=None, relation=None):
+    def forward(
+        self, x: Tensor, state: LayerState | None = None, relation: Tensor | None = None
+    ) -> tuple[Tensor, LayerState]:
         y, state = self.layer(self.norms[0](x), state, relation)
         x = x + y
         return x + self.mlp(self.norms[1](x)), state
@@ -60,7 +66,10 @@ class Backbone(nn.Module):
     are added; a longer sequence is refused.
     """
 
-    def __init__(self, width, depth, layer="vla", heads=4, mlp_width=None, positions=0, layer_options=None):
+    def __init__(
+        self, width: int, depth: int, layer: str = "vla", heads: int = 4, mlp_width: int | None = None,
+        positions: int = 0, layer_options: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_option("layer", layer, tuple(LAYERS))
         check_count("depth", depth)
@@ -73,7 +82,7 @@ class Backbone(nn.Module):
             nn.init.normal_(self.positions.weight, std=0.02)
         self.norm = nn.RMSNorm(width, eps=EPS)
 
-    def forward(self, x, states=None, relation=None):
+    def forward(self, x: Tensor, states: States | None = None, relation: Tensor | None = None) -> tuple[Tensor, States]:
         if states is not None and (not isinstance(states, tuple) or len(states) != len(self.blocks)):
             raise ValueError(f"states is {type(states).__name__}; expected a tuple of {len(self.blocks)}, one a block")
         states = (None,) * len(self.blocks) if states is None else states
@@ -100,7 +109,7 @@ class LanguageModel(nn.Module):
     Raises ValueError or TypeError naming the argument that does not fit.
     """
 
-    def __init__(self, vocab, width, depth, tie=True, **backbone):
+    def __init__(self, vocab: int, width: int, depth: int, tie: bool = True, **backbone: Any) -> None:
         super().__init__()
         self.backbone = Backbone(width, depth, **backbone)
         self.embedding = nn.Embedding(check_count("vocab", vocab), width)
@@ -109,7 +118,9 @@ class LanguageModel(nn.Module):
         if check_option("tie", tie, (True, False)):
             self.head.weight = self.embedding.weight
 
-    def forward(self, tokens, states=None, relation=None):
+    def forward(
+        self, tokens: Tensor, states: States | None = None, relation: Tensor | None = None
+    ) -> tuple[Tensor, States]:
         x = self.embedding(check_ids("tokens", tokens, self.embedding.num_embeddings))
         x, states = self.backbone(x, states, relation)
         return self.head(x), states
@@ -122,9 +133,13 @@ class SequenceClassifier(nn.Module):
     pooling: "mean" over the tokens, "last" token, or None for logits of every token, [B, T, classes] (which also does
     for regression on a stream). lengths [B]: how many of each row are pooled, None for all.
     backbone: as for LanguageModel.
+    Raises ValueError or TypeError naming the argument that does not fit.
     """
 
-    def __init__(self, classes, width, depth, vocab=None, features=None, pooling="mean", **backbone):
+    def __init__(
+        self, classes: int, width: int, depth: int, vocab: int | None = None, features: int | None = None,
+        pooling: Literal["mean", "last"] | None = "mean", **backbone: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.backbone = Backbone(width, depth, **backbone)
         if (vocab is None) == (features is None):
@@ -137,7 +152,7 @@ class SequenceClassifier(nn.Module):
         self.pooling = check_option("pooling", pooling, ("mean", "last", None))
         self.head = nn.Linear(width, check_count("classes", classes))
 
-    def forward(self, x, lengths=None, relation=None):
+    def forward(self, x: Tensor, lengths: Tensor | None = None, relation: Tensor | None = None) -> Tensor:
         if isinstance(self.embedding, nn.Embedding):
             check_ids("x", x, self.embedding.num_embeddings)
         else:
@@ -158,8 +173,11 @@ class SequenceClassifier(nn.Module):
 
 
 @torch.no_grad()
-def generate(model, tokens, steps):
-    """The `steps` likeliest tokens, each given all before it: tokens [B, T] -> [B, steps]."""
+def generate(model: LanguageModel, tokens: Tensor, steps: int) -> Tensor:
+    """The `steps` likeliest tokens, each given all before it: tokens [B, T] -> [B, steps].
+
+    Raises ValueError or TypeError naming the argument that does not fit.
+    """
     new, states = [], None
     for _ in range(check_count("steps", steps)):
         logits, states = model(tokens, states)
@@ -171,12 +189,14 @@ def generate(model, tokens, steps):
 # ---- a fair comparison ------------------------------------------------------------------------------------------
 
 
-def count(model):
+def count(model: nn.Module) -> int:
     """How many numbers a model learns; shared ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def matched(kind, variants, tolerance=0.02, **options):
+def matched(
+    kind: Callable[..., nn.Module], variants: dict[str, dict[str, Any]], tolerance: float = 0.02, **options: Any
+) -> dict[str, nn.Module]:
     """Models with about the same number of parameters, which differ in their layers: {label: model}.
 
     kind: LanguageModel or SequenceClassifier. variants: {label: what sets it apart, say dict(layer="delta")}.

@@ -9,7 +9,7 @@ import logging
 from functools import cache
 from importlib.util import find_spec
 from os import environ
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 try:
     import torch
@@ -17,11 +17,12 @@ except ImportError as error:
     raise ImportError(
         "vla_teach.ops needs PyTorch, which is not installed; try: make torch, or pip install torch"
     ) from error
+from torch import Tensor
 from torch.linalg import solve_triangular
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from vla_teach.checks import check_gain
+from vla_teach.checks import Gain, check_gain
 from vla_teach.tensor_checks import (
     check_lambda,
     check_sequences,
@@ -31,7 +32,11 @@ from vla_teach.tensor_checks import (
     looked_at,
 )
 
+if TYPE_CHECKING:  # not every build of PyTorch has it
+    from torch.distributed import ProcessGroup
+
 CHUNK = 64  # tokens a chunk
+Backend = Literal["auto", "recurrent", "chunk", "triton"]
 
 
 class State(NamedTuple):
@@ -42,17 +47,18 @@ class State(NamedTuple):
     # is useless after 10^6 tokens (gains off by half, or not positive definite), when A's gains are off by 1e-3 at
     # most where keys fill the space. Where they keep to a few directions A wears out too: by 5 in 100 after 10^5
     # tokens. For such streams start from a float64 State: all is then computed in float64.
-    S: torch.Tensor  # [N, H, V, K]  the memory itself
-    A: torch.Tensor  # [N, H, K, K]  inverse penalty, symmetric
+    S: Tensor  # [N, H, V, K]  the memory itself
+    A: Tensor  # [N, H, K, K]  inverse penalty, symmetric
 
 
 # ---- the operation ----------------------------------------------------------------------------------------------
 
 
 def vla(
-    q, k, v, u, beta=None, lambda_0=0.1, gain="unit", initial_state=None, output_final_state=False,
-    cu_seqlens=None, backend="auto", group=None,
-):  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, u: Tensor, beta: Tensor | None = None, lambda_0: float | Tensor = 0.1,
+    gain: Gain = "unit", initial_state: State | None = None, output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None, backend: Backend = "auto", group: "ProcessGroup | None" = None,
+) -> tuple[Tensor, State | None]:  # fmt: skip
     """Variational Linear Attention of B sequences and H heads (arXiv 2605.11196, Appendix A; chunk form: this book).
 
     q, k [B, T, H, K], v [B, T, H, V]: queries, keys (used as given) and values.
@@ -113,7 +119,10 @@ def vla(
     return o.to(v.dtype), State(S, A) if output_final_state else None
 
 
-def vla_step(q, k, v, u, state, beta=None, gain="unit", backend="auto"):
+def vla_step(
+    q: Tensor, k: Tensor, v: Tensor, u: Tensor, state: State, beta: Tensor | None = None,
+    gain: Gain = "unit", backend: Literal["auto", "recurrent", "triton"] = "auto",
+) -> tuple[Tensor, State]:  # fmt: skip
     """One token of `vla`, for decoding, in O(K (R K + V)) steps a head.
 
     q, k [B, H, K], v [B, H, V], u [B, H, K] or [B, H, R, K], beta [B, H] or None; state: a State with N = B, as `vla`
@@ -138,7 +147,10 @@ def vla_step(q, k, v, u, state, beta=None, gain="unit", backend="auto"):
     return o.to(v.dtype), State(S, A)
 
 
-def start_state(N, H, V, K, lambda_0=0.1, dtype=torch.float32, device=None):
+def start_state(
+    N: int, H: int, V: int, K: int, lambda_0: float | Tensor = 0.1, dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> State:  # fmt: skip
     """The State before any token: S = 0 [N, H, V, K], A = I / lambda_0 [N, H, K, K]; lambda_0 a number or [H]."""
     return State(*begin(N, H, V, K, lambda_0, dtype, device, -1))
 

@@ -6,6 +6,7 @@ a kernel needs the stride that it is given. Some puzzles allow only so many numb
 Triton; without a GPU set TRITON_INTERPRET=1 before Triton is imported, and its interpreter runs the kernel on the CPU.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import NamedTuple
@@ -342,7 +343,7 @@ PUZZLES = {
 }
 
 
-def check(name, kernel, seed=None):
+def check(name: str, kernel: Callable, seed: int | None = None) -> bool:
     """Run a kernel on fresh inputs of several sizes, print what was found in a line, return whether all is right.
 
     kernel: made by @triton.jit, launched on the puzzle's grid; or a plain function of the same arguments that launches

@@ -4,11 +4,14 @@ Shapes: q, k, u [T, K]; v, o [T, V]; S [V, K]; M, A [K, K], with A the inverse o
 Names follow the paper (arXiv 2605.11196); `book/notation.md` has the table.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vla_teach.checks import (
+    Array,
+    Gain,
     as_array,
     as_floats,
     cast,
@@ -26,30 +29,30 @@ from vla_teach.checks import (
 class Trace(NamedTuple):
     """What the pictures need, one entry a token (n snapshots, evenly spaced, the last token among them)."""
 
-    norm_S: np.ndarray  # [T]        Frobenius norm of the state
-    norm_A: np.ndarray  # [T]        Frobenius norm of the inverse penalty
-    cond_M: np.ndarray  # [T]        condition number of the penalty, largest over smallest eigenvalue
-    angle: np.ndarray  # [T]         between the key and its gain, in radians
-    gains: np.ndarray  # [T, K]      write directions g_t, before beta
-    times: np.ndarray  # [n]         tokens at which M and A were kept
-    M: np.ndarray  # [n, K, K]
-    A: np.ndarray  # [n, K, K]
+    norm_S: Array  # [T]        Frobenius norm of the state
+    norm_A: Array  # [T]        Frobenius norm of the inverse penalty
+    cond_M: Array  # [T]        condition number of the penalty, largest over smallest eigenvalue
+    angle: Array  # [T]         between the key and its gain, in radians
+    gains: Array  # [T, K]      write directions g_t, before beta
+    times: Array  # [n]         tokens at which M and A were kept
+    M: Array  # [n, K, K]
+    A: Array  # [n, K, K]
 
 
 class State(NamedTuple):
     """What a memory carries from token to token. Hand it back as `initial_state` to go on."""
 
-    S: np.ndarray | None = None  # [V, K]     the memory itself: S k is what it recalls for k
-    A: np.ndarray | None = None  # [K, K]     inverse penalty (VLA), inverse of H (exact least squares)
-    keys: np.ndarray | None = None  # [T, K]  softmax attention only: its cache, which grows with T
-    values: np.ndarray | None = None  # [T, V]
-    trace: Trace | None = None
+    S: Array | None = None  # [V, K]     the memory itself: S k is what it recalls for k
+    A: Array | None = None  # [K, K]     inverse penalty (VLA), inverse of H (exact least squares)
+    keys: Array | None = None  # [T, K]  softmax attention only: its cache, which grows with T
+    values: Array | None = None  # [T, V]
+    trace: Any = None  # a Trace; of `vla_chunk` its Norms
 
 
 # ---- the three lines of the recurrence -------------------------------------------------------------------------
 
 
-def sherman_morrison(A, u):
+def sherman_morrison(A: Array, u: Array) -> Array:
     """The inverse of M + u u^T from A, the inverse of M, in O(K^2) steps.
 
     A [K, K], u [K] -> [K, K].
@@ -58,7 +61,7 @@ def sherman_morrison(A, u):
     return A - np.outer(Au, Au) / (1 + u @ Au)
 
 
-def write_gain(A, k, gain):
+def write_gain(A: Array, k: Array, gain: Gain) -> Array:
     """The direction g in which an error is written. A zero key writes nothing.
 
     "unit": A k / |A k|, the paper's.
@@ -73,7 +76,7 @@ def write_gain(A, k, gain):
     return a / size if size else 0 * a
 
 
-def write(S, k, v, g):
+def write(S: Array, k: Array, v: Array, g: Array) -> Array:
     """The state after it has taken the pair (k, v): the error, placed along the gain.
 
     S [V, K], k [K], v [V], g [K] -> [V, K].
@@ -85,8 +88,9 @@ def write(S, k, v, g):
 
 
 def vla_recurrent(
-    q, k, v, u, lambda_0=0.1, beta=None, gain="unit", initial_state=None, trace=False
-):  # fmt: skip
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, u: ArrayLike, lambda_0: float = 0.1, beta: ArrayLike | None = None,
+    gain: Gain = "unit", initial_state: State | None = None, trace: bool = False,
+) -> tuple[Array, State]:  # fmt: skip
     """Variational Linear Attention, one token at a time (arXiv 2605.11196, Appendix A).
 
     q, k [T, K], v [T, V]: queries, keys (used as given) and values.
@@ -111,12 +115,12 @@ def vla_recurrent(
         g = write_gain(A, k[t], gain)
         S = write(S, k[t], v[t], beta[t] * g)
         o[t] = S @ q[t]
-        if trace:
+        if record:
             record.add(t, S, A, u[t], k[t], g)
-    return o, State(S, A, trace=record.done() if trace else None)
+    return o, State(S, A, trace=record.done() if record else None)
 
 
-def start(k, v, lambda_0, initial_state):
+def start(k: Array, v: Array, lambda_0: float | np.floating, initial_state: State | None) -> tuple[Array, Array]:
     """S [V, K] and A [K, K] before the first token."""
     K, V, lambda_0 = k.shape[1], v.shape[1], check_lambda(lambda_0, k.dtype)
     if initial_state is None:
@@ -152,7 +156,9 @@ class Recorder:
 # ---- its rivals, with the same manners --------------------------------------------------------------------------
 
 
-def linear_attention(q, k, v, initial_state=None):
+def linear_attention(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, initial_state: State | None = None
+) -> tuple[Array, State]:
     """Linear attention without a normaliser: S_t = S_{t-1} + v_t k_t^T, o_t = S_t q_t (Katharopoulos et al., 2020).
 
     q, k [T, K], v [T, V]; initial_state a State with S [V, K]. Returns (o [T, V], State with S).
@@ -166,7 +172,9 @@ def linear_attention(q, k, v, initial_state=None):
     return o, State(S)
 
 
-def delta_rule(q, k, v, beta=None, initial_state=None):
+def delta_rule(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, beta: ArrayLike | None = None, initial_state: State | None = None
+) -> tuple[Array, State]:
     """DeltaNet: S_t = S_{t-1} + beta_t (v_t - S_{t-1} k_t) k_t^T, o_t = S_t q_t (Schlag et al., 2021).
 
     q, k [T, K], v [T, V], beta [T] in [0, 1] or None for 1; initial_state a State with S [V, K].
@@ -181,7 +189,9 @@ def delta_rule(q, k, v, beta=None, initial_state=None):
     return o, State(S)
 
 
-def exact_least_squares(q, k, v, u, lambda_0=0.1, initial_state=None):
+def exact_least_squares(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, u: ArrayLike, lambda_0: float = 0.1, initial_state: State | None = None
+) -> tuple[Array, State]:
     """The objective that VLA starts from, solved afresh at every token with nothing dropped, in O(T K^2 (K + V)).
 
     S_t = argmin_S of sum_s |v_s - S k_s|^2 + tr(S M_t S^T) = (sum_s v_s k_s^T) H_t^{-1}, H_t = sum_s k_s k_s^T + M_t.
@@ -200,7 +210,9 @@ def exact_least_squares(q, k, v, u, lambda_0=0.1, initial_state=None):
     return o, State(S, np.linalg.inv(H))
 
 
-def softmax_attention(q, k, v, scale=None, initial_state=None):
+def softmax_attention(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, scale: float | None = None, initial_state: State | None = None
+) -> tuple[Array, State]:
     """Causal softmax attention (Vaswani et al., 2017), whose memory is every key and value seen so far.
 
     q, k [T, K], v [T, V]; scale multiplies q . k, 1/sqrt(K) where None; initial_state a State with keys and values.
@@ -214,7 +226,7 @@ def softmax_attention(q, k, v, scale=None, initial_state=None):
     return softmax_map(q, keys, scale) @ values, State(keys=keys, values=values)
 
 
-def start_S(k, v, initial_state):
+def start_S(k: Array, v: Array, initial_state: State | None) -> Array:
     """S [V, K] before the first token, for the memories that carry nothing else."""
     shape = (v.shape[1], k.shape[1])
     return np.zeros(shape, k.dtype) if initial_state is None else check_part(initial_state, "S", shape, k.dtype)
@@ -223,7 +235,7 @@ def start_S(k, v, initial_state):
 # ---- what a memory attends to -----------------------------------------------------------------------------------
 
 
-def attention_map(q, k, g=None, beta=None):
+def attention_map(q: ArrayLike, k: ArrayLike, g: ArrayLike | None = None, beta: ArrayLike | None = None) -> Array:
     """The matrix P with o = P v that a recurrent memory hides, when it starts from S = 0.
 
     q, k [T, K]; g [T, K] the gains: k for the delta rule, `state.trace.gains` for VLA; None for linear attention,
@@ -233,15 +245,15 @@ def attention_map(q, k, g=None, beta=None):
     q, k, _ = check_qkv(q, k, k)
     if g is None and beta is None:
         return np.tril(q @ k.T)
-    if as_array("g", g).shape != k.shape:
-        raise ValueError(f"g has shape {np.shape(g)}; expected that of k, [T, K] = {k.shape}")
-    (g,) = as_floats(g=g)
-    g = cast("g", g, k.dtype) * check_beta(beta, k)[:, None]
-    W = np.eye(len(k), dtype=k.dtype) + np.tril(k @ g.T, -1)
-    return np.linalg.solve(W.T, np.tril(q @ g.T).T).T
+    if (shape := as_array("g", g).shape) != k.shape:
+        raise ValueError(f"g has shape {shape}; expected that of k, [T, K] = {k.shape}")
+    (gains,) = as_floats(g=g)
+    G = cast("g", gains, k.dtype) * check_beta(beta, k)[:, None]
+    W = np.eye(len(k), dtype=k.dtype) + np.tril(k @ G.T, -1)
+    return np.linalg.solve(W.T, np.tril(q @ G.T).T).T
 
 
-def softmax_map(q, k, scale=None):
+def softmax_map(q: ArrayLike, k: ArrayLike, scale: float | None = None) -> Array:
     """Softmax attention's own matrix, rows summing to 1. q [T, K], k [past + T, K] -> [T, past + T], causal.
 
     scale multiplies q . k, 1/sqrt(K) where None. Raises ValueError or TypeError naming the argument that does not fit.
@@ -251,7 +263,7 @@ def softmax_map(q, k, scale=None):
         raise ValueError(f"q has shape {q.shape}, k {k.shape}; expected [T, K] and [past + T, K]")
     scale = q.shape[1] ** -0.5 if scale is None else check_number("scale", scale)
     scores = q @ k.T * cast("scale", np.float64(scale), q.dtype)
-    scores[~np.tri(*scores.shape, len(k) - len(q), dtype=bool)] = -np.inf
+    scores[~np.tri(len(q), len(k), len(k) - len(q), dtype=bool)] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
 
@@ -259,14 +271,20 @@ def softmax_map(q, k, scale=None):
 # ---- features ---------------------------------------------------------------------------------------------------
 
 
-def elu_plus_one(x):
-    """The positive feature map phi(x) = elu(x) + 1 of linear attention: x + 1 above 0, exp(x) below. Any shape."""
+def elu_plus_one(x: ArrayLike) -> Array:
+    """The positive feature map phi(x) = elu(x) + 1 of linear attention: x + 1 above 0, exp(x) below. Any shape.
+
+    Raises ValueError or TypeError where x is no array of finite numbers.
+    """
     (x,) = as_floats(x=x)
     return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
 
 
-def unit_rows(x):
-    """Every row of x [..., K] brought to length 1; a zero row stays zero."""
+def unit_rows(x: ArrayLike) -> Array:
+    """Every row of x [..., K] brought to length 1; a zero row stays zero.
+
+    Raises ValueError or TypeError where x is no array of finite numbers.
+    """
     (x,) = as_floats(x=x)
     if not x.ndim:
         raise ValueError(f"x has shape {x.shape}; expected at least one dimension, [..., K]")
@@ -274,8 +292,11 @@ def unit_rows(x):
     return x / np.where(length > 0, length, 1)
 
 
-def z_normaliser(phi_q, phi_k):
-    """The divisor of o [T, V]: z_t . phi(q_t) with z_t = sum of phi(k_s), s <= t. phi_q, phi_k [T, K] -> [T, 1]."""
+def z_normaliser(phi_q: ArrayLike, phi_k: ArrayLike) -> Array:
+    """The divisor of o [T, V]: z_t . phi(q_t) with z_t = sum of phi(k_s), s <= t. phi_q, phi_k [T, K] -> [T, 1].
+
+    Raises ValueError or TypeError naming the argument that does not fit.
+    """
     phi_q, phi_k = as_floats(phi_q=phi_q, phi_k=phi_k)
     if phi_q.ndim != 2 or phi_q.shape != phi_k.shape:
         raise ValueError(f"phi_q has shape {phi_q.shape}; expected that of phi_k, [T, K], which has {phi_k.shape}")

@@ -23,7 +23,7 @@ class Stream(NamedTuple):
     u: np.ndarray  # [T, K]
 
 
-def uniform(shape, seed, lane):
+def uniform(shape: tuple[int, ...], seed: int, lane: int) -> np.ndarray:
     """Numbers strictly between 0 and 1: a counter, mixed by the last step of MurmurHash3. seed, lane: integers."""
     x = np.arange(1, np.prod(shape) + 1, dtype=np.uint32)
     with np.errstate(over="ignore"):  # 32-bit wrap-around is meant
@@ -37,13 +37,15 @@ def uniform(shape, seed, lane):
     return ((x + 0.5) / 2**32).reshape(shape)
 
 
-def normal(shape, seed, lane):
+def normal(shape: tuple[int, ...], seed: int, lane: int) -> np.ndarray:
     """Standard normal numbers by Box and Muller, from lanes 2 lane and 2 lane + 1."""
     radius = np.sqrt(-2 * np.log(uniform(shape, seed, 2 * lane)))
     return radius * np.cos(2 * np.pi * uniform(shape, seed, 2 * lane + 1))
 
 
-def correlated_stream(T, K, V=16, correlation=0.0, direction="projected", seed=0):
+def correlated_stream(
+    T: int, K: int, V: int = 16, correlation: float = 0.0, direction: str = "projected", seed: int = 0
+) -> Stream:
     """T pairs whose keys share a common part: the mean cosine between two keys is near `correlation`, in [0, 1).
 
     direction: "projected" gives the paper's u = W k / (|W k| sqrt(K)) with one random W (trained in a real model);

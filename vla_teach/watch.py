@@ -9,9 +9,10 @@ Needs PyTorch and Triton, and TRITON_INTERPRET=1 set before Triton is imported. 
 
 import inspect
 import textwrap
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -34,7 +35,7 @@ class Launch(NamedTuple):
 
 
 @contextmanager
-def watch():
+def watch() -> Iterator[list[Launch]]:
     """A list that gets a Launch for every kernel that is launched inside the block."""
     launches, spans = [], []
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
@@ -94,8 +95,11 @@ def source(kernel):
     return inspect.getsource(getattr(kernel, "fn", kernel)).rstrip()
 
 
-def show_kernel(kernel, first=None, last=None):
-    """Display a kernel's own source: all of it, or from the one line with `first` in it to the next one with `last`."""
+def show_kernel(kernel: Any, first: str | None = None, last: str | None = None) -> None:
+    """Display a kernel's own source: all of it, or from the one line with `first` in it to the next one with `last`.
+
+    Raises ValueError where there is no such line.
+    """
     lines = source(kernel).splitlines()
     if first is not None:
         begins = [i for i, line in enumerate(lines) if first in line]

@@ -15,7 +15,7 @@ from vla_teach.experiments.results import ROOT
 QUICK = (1024, 4096, 16384)
 
 
-def main(words=None):
+def main(words: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 after a failed check, 2 without a GPU or for a wrong command, 130 if stopped."""
     parser = argparse.ArgumentParser(prog="python -m vla_teach.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"D 64, T {' '.join(map(str, QUICK))}, decoding for 1")

@@ -269,7 +269,9 @@ def typical(call, device, n=20):
     return statistics.median(timed(call, n, device))
 
 
-def floor(B, T, H, K, V, dtype_bytes, passes, chunk=CHUNK):
+def floor(
+    B: int, T: int, H: int, K: int, V: int, dtype_bytes: int, passes: str, chunk: int = CHUNK
+) -> dict[str, float]:
     """What VLA's chunk form cannot do without: dict(bytes, solve, write), the last two multiply-adds.
 
     Bytes, a token and a head: forward reads q, k, u (K each), v (V), beta (1) and writes o (V). Backward reads these
@@ -285,6 +287,7 @@ def floor(B, T, H, K, V, dtype_bytes, passes, chunk=CHUNK):
                      tril(Q G^T) E: C^2 V / 2 each.
     write, backward: two products of the same size for each one: twice the forward.
     That is a bound for this form, not for every form; solving twice for precision is not counted.
+    Raises ValueError for other passes.
     """
     if passes not in (FORWARD, BOTH):
         raise ValueError(f"passes is {passes!r}; expected {FORWARD} or {BOTH}")

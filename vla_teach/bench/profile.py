@@ -52,7 +52,7 @@ KERNEL = dict(name=str, launches=int, ms=float, share=float)
 BUSY = 50  # percent; what is busy that much cannot become twice as fast without doing less
 
 
-def main(words=None):
+def main(words: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 where it cannot be done or for a wrong command, 130 if stopped."""
     parser = argparse.ArgumentParser(prog="python -m vla_teach.bench.profile", description=__doc__)
     parser.add_argument("--D", type=whole, default=64, help="the width of a head")
@@ -173,7 +173,7 @@ def number(row, column):
     return value
 
 
-def read_profile(path):
+def read_profile(path: Path) -> dict:
     """What `profile` wrote. Raises FileNotFoundError, or ValueError where it is something else."""
     content = read_json(path)
     if not isinstance(content, dict) or (content.get("kind"), content.get("format")) != (KIND, FORMAT):
@@ -188,7 +188,7 @@ def read_profile(path):
     return content
 
 
-def bound(kernel):
+def bound(kernel: dict) -> str:
     """What a kernel of `kernels` is limited by: "memory" or "instructions", whichever is busier, if it is busy half of
     the time; else "waiting": neither is, and its warps wait for each other's, or their own, results."""
     instructions = max(kernel["compute"], kernel["issue"])

@@ -1,6 +1,8 @@
 """The file of a benchmark: reading it, and what follows from its rows."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 from vla_teach.bench.contestants import CONTESTANTS, PASSES, SOFTMAX
 from vla_teach.experiments.results import read_json
@@ -18,7 +20,7 @@ DECODE = dict(rows=list, state_bytes=dict, cache_bytes=dict)
 RAN, NO_MEMORY = "ok", "out of memory"
 
 
-def read_bench(path):
+def read_bench(path: Path) -> dict[str, Any]:
     """What `python -m vla_teach.bench` wrote, as a dict. Raises FileNotFoundError, or ValueError where it is broken."""
     content = read_json(path)
     if not isinstance(content, dict) or (content.get("kind"), content.get("format")) != (KIND, FORMAT):
@@ -71,25 +73,25 @@ def above_0(x):
 # ---- what follows -----------------------------------------------------------------------------------------------
 
 
-def rows_of(content, contestant, D, passes):
+def rows_of(content: dict, contestant: str, D: int, passes: str) -> dict[int, dict]:
     """{T: row} of one contestant, where it has a time, T rising."""
     chosen = [row for row in content["rows"] if row["status"] == RAN]
     chosen = [row for row in chosen if (row["contestant"], row["D"], row["passes"]) == (contestant, D, passes)]
     return {row["T"]: row for row in sorted(chosen, key=lambda row: row["T"])}
 
 
-def times(content, contestant, D, passes):
+def times(content: dict, contestant: str, D: int, passes: str) -> dict[int, float]:
     """{T: median in ms} of one contestant."""
     return {T: row["median_ms"] for T, row in rows_of(content, contestant, D, passes).items()}
 
 
-def softmax_times(content, D, passes):
+def softmax_times(content: dict, D: int, passes: str) -> dict[int, float]:
     """{T: median in ms} of softmax attention, by the faster of its kernels."""
     kernels = [times(content, name, D, passes) for name in SOFTMAX]
     return {T: min(one[T] for one in kernels if T in one) for T in sorted({T for one in kernels for T in one})}
 
 
-def crossover(ours, theirs):
+def crossover(ours: dict[int, float], theirs: dict[int, float]) -> float | None:
     """The T from which `ours` is faster than `theirs` at every larger T measured; both {T: ms}. None if it never is.
 
     Between two sizes the times are taken as powers of T. A number at the least T common to both means from there on,
@@ -107,13 +109,13 @@ def crossover(ours, theirs):
     return low * (high / low) ** (lead[low] / (lead[low] - lead[high]))
 
 
-def speedups(content, contestant, D, passes, loop="vla_loop"):
+def speedups(content: dict, contestant: str, D: int, passes: str, loop: str = "vla_loop") -> dict[int, float]:
     """{T: how many times faster than the loop}, where both were timed."""
     ours, theirs = times(content, contestant, D, passes), times(content, loop, D, passes)
     return {T: theirs[T] / ours[T] for T in ours if T in theirs}
 
 
-def table(content):
+def table(content: dict) -> str:
     """All medians as text, a table for each D and pass, with what follows from them."""
     about, reach = content["provenance"], content["ceilings"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)

@@ -61,7 +61,14 @@ class Settings:
                     yield from ((name, D, T, passes) for passes in taken if CONTESTANTS[name].fits(T, passes))
 
 
-def bench(settings, out, device, resume=False, command="", quiet=False):
+def bench(
+    settings: Settings,
+    out: Path,
+    device: torch.device | str,
+    resume: bool = False,
+    command: str = "",
+    quiet: bool = False,
+) -> dict:
     """Checks each contestant, then times it; writes the file `out` and returns what is in it.
 
     After each measurement all that is known goes to OUT.partial; with resume a run goes on from there, where settings,

@@ -3,6 +3,7 @@
 import json
 import time
 from importlib import import_module
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -50,7 +51,7 @@ def measure(name, size, out, fresh=False, quiet=False):
     return content
 
 
-def read_measurement(path):
+def read_measurement(path: Path) -> dict:
     """What `measure` wrote. Raises FileNotFoundError, or ValueError where it is broken or something else."""
     content = read_json(path)
     if not isinstance(content, dict) or (content.get("kind"), content.get("format")) != (KIND, FORMAT):

@@ -40,7 +40,7 @@ def write_json(path, content):
         Path(new).write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path):
+def read_json(path: Path) -> dict:
     """What `write_json` wrote. Raises ValueError if that is not what the file holds."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def write_results(path, content):
     write_json(path, dict(format=FORMAT) | content)
 
 
-def read_results(path):
+def read_results(path: Path) -> dict:
     """Results as a dict. Raises FileNotFoundError, or ValueError if the file is broken or of another format."""
     content = read_json(path)
     if content.get("format") != FORMAT:

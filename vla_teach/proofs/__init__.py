@@ -39,7 +39,7 @@ CHAPTERS = {
 STATEMENTS = {statement.label: statement for module in CHAPTERS for statement in module.STATEMENTS}
 
 
-def report(*labels):
+def report(*labels: str) -> None:
     """Check these statements and print a line for each. Raises Refuted for one that fails."""
     for label in labels:
         print(check(STATEMENTS[label]))

@@ -1,10 +1,11 @@
 """What a checked statement is, and how it is checked: in symbols, in numbers, and against wrong twins of itself."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy as sp
+from numpy.typing import ArrayLike
 
 from vla_teach.reference import unit_rows
 
@@ -43,7 +44,7 @@ class Statement(NamedTuple):
     links: tuple = ()  # the same statement proved elsewhere: (name, address)
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """One of KINDS: the strongest thing that a machine has done for it."""
         if self.symbols is None:
             return KINDS[3]
@@ -63,7 +64,7 @@ class Case(NamedTuple):
     rng: np.random.Generator  # for whatever else a check needs
 
 
-def draw(seed, d=None, n=None, least_width=1):
+def draw(seed: int, d: int | None = None, n: int | None = None, least_width: int = 1) -> Case:
     """A Case for this seed; width d (up to 6) and n pairs (up to 8) are drawn too where they are not given."""
     rng = np.random.default_rng(seed)
     d, n = d or int(rng.integers(least_width, 7)), n or int(rng.integers(1, 9))
@@ -88,7 +89,7 @@ class Report(NamedTuple):
         return f"{self.statement.label:21s} {self.statement.kind:33s} {self.draws} draws hold  {twins}"
 
 
-def check(statement, draws=DRAWS):
+def check(statement: Statement, draws: int = DRAWS) -> Report:
     """Prove a statement in symbols, try it on draws, and refuse its twins. Returns a Report; raises Refuted."""
     start = time.perf_counter()
     left = left_over(statement)
@@ -106,7 +107,7 @@ def check(statement, draws=DRAWS):
     return Report(statement, draws, worst, len(statement.twins), middle - start, end - middle)
 
 
-def left_over(statement, **wrong):
+def left_over(statement: Statement, **wrong: Any) -> list:
     """The expressions that the symbolic proof leaves, without those that are 0."""
     if statement.symbols is None:
         return []
@@ -114,7 +115,7 @@ def left_over(statement, **wrong):
     return [x for x in (left if isinstance(left, (list, tuple)) else [left]) if x != 0]
 
 
-def worst_draw(statement, draws, **wrong):
+def worst_draw(statement: Statement, draws: int, **wrong: Any) -> tuple[float, int]:
     """The largest distance from the statement over draws, and its seed. NaN counts as the largest."""
     found = [(statement.numbers(draw(seed, least_width=statement.least_width), **wrong), seed) for seed in range(draws)]
     return max(found, key=lambda x: (np.isnan(x[0]), x[0]))
@@ -141,7 +142,7 @@ def takes(function, wrong):
     return set(wrong) <= set(function.__code__.co_varnames[: function.__code__.co_argcount])
 
 
-def apart(left, right):
+def apart(left: ArrayLike, right: ArrayLike) -> float:
     """How far two arrays are apart, relative to the larger of 1 and their largest entry."""
     left, right = np.asarray(left), np.asarray(right)
     return float(np.max(np.abs(left - right)) / max(1.0, np.abs(right).max(), np.abs(left).max()))

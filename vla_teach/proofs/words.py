@@ -28,8 +28,11 @@ def factors(word):
     return tuple(out)
 
 
-def rewrite(expression, rules):
-    """The expression expanded, every pattern replaced by its value until none is left."""
+def rewrite(expression: sp.Expr, rules: list[tuple[sp.Expr, sp.Expr]]) -> sp.Expr:
+    """The expression expanded, every pattern replaced by its value until none is left.
+
+    Raises ValueError for a pattern that is no word.
+    """
     for pattern, _ in rules:
         if pattern.args_cnc()[0] or not factors(pattern):
             raise ValueError(f"the pattern {pattern} is no word; expected a product of matrix symbols alone")

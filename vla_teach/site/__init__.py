@@ -82,11 +82,22 @@ def search_from_a_file(app, page, template, context, doctree):
         )
 
 
+def count(app, config):
+    """Numbers of the book for its pages, as in {{ statements }}."""
+    from vla_teach.site.counts import counts
+
+    config.myst_substitutions = counts()
+
+
 def setup(app):
-    from vla_teach.site import front, launch
+    from vla_teach.site import api, front, glossary, launch
 
     front.setup(app)
     launch.setup(app)
+    app.add_directive("api", api.Api)
+    app.connect("config-inited", count)
+    app.add_transform(glossary.Mark)
+    app.connect("html-page-context", glossary.add_meanings)
     app.connect("html-page-context", search_from_a_file)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)

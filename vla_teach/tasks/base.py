@@ -31,7 +31,7 @@ class Task:
     kind = "tokens"
     inputs = "tokens"
 
-    def batch(self, B, seed):
+    def batch(self, B: int, seed: int) -> Batch:
         """B examples, decided by the settings and the seed alone, as a Batch.
 
         Integers are int64, floats float64. Raises ValueError if B or seed is no whole number that fits.
@@ -40,7 +40,7 @@ class Task:
         check_count("seed", seed, 0)
         return self.draw(B, np.random.default_rng(seed))
 
-    def show(self, batch, i=0):
+    def show(self, batch: Batch, i: int = 0) -> str:
         """Example i of a batch as text: a line of inputs, and under it the answers, a dot where none is asked."""
         row = example(batch, i)
         cells = [["/".join(str(t) for t in np.atleast_1d(x)) for x in row.x], [answer(y) for y in row.y]]

@@ -5,6 +5,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vla_teach.checks import as_floats, check_count
 from vla_teach.reference import unit_rows
@@ -23,7 +24,7 @@ class Digits(NamedTuple):
     v: np.ndarray  # [T, 10]
 
 
-def digits_stream(n_train=1300, seed=0):
+def digits_stream(n_train: int = 1300, seed: int = 0) -> tuple[Digits, Digits]:
     """1797 images of 8 x 8 pixels (Alpaydin and Kaynak, 1998), shuffled by seed: n_train to learn, the rest to test.
 
     Returns (train, test), both Digits. Needs scikit-learn. Raises ValueError if n_train leaves nothing on one side.
@@ -41,8 +42,11 @@ def digits_stream(n_train=1300, seed=0):
     return Digits(*train), Digits(*test)
 
 
-def accuracy(S, test):
-    """The share of test images whose largest recalled value S k [10] is that of their digit. S [10, 64]."""
+def accuracy(S: ArrayLike, test: Digits) -> float:
+    """The share of test images whose largest recalled value S k [10] is that of their digit. S [10, 64].
+
+    Raises ValueError or TypeError where S is another thing.
+    """
     (S,) = as_floats(S=S)
     if S.shape != (10, 64):
         raise ValueError(f"S has shape {S.shape}; expected [V, K] = (10, 64)")

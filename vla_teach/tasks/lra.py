@@ -19,11 +19,12 @@ RELEASE = "lra_release.gz (github.com/google-research/long-range-arena)"
 BYTES = ("", *map(chr, range(256)))  # token 0 is padding, token 1 + b is byte b
 
 
-def read_listops(folder, split="train", length=2000):
+def read_listops(folder: str | Path, split: str = "train", length: int = 2000) -> Examples:
     """ListOps from basic_{train,val,test}.tsv: Source, an expression in parentheses, and Target, its value.
 
     As LRA does, parentheses are dropped, the closing bracket stays. Tokens as in `vla_teach.tasks.listops.ListOps`.
     length: where longer expressions are cut. Returns Examples with 10 classes.
+    Raises FileNotFoundError, or ValueError where a file is broken.
     """
     check_choice("split", split, ("train", "val", "test"))
     path = existing(Path(folder) / f"basic_{split}.tsv", RELEASE)
@@ -38,11 +39,12 @@ def read_listops(folder, split="train", length=2000):
     return Examples(rows, np.array(labels), check_count("length", length), len(TOKENS), 10, glyphs=glyphs)
 
 
-def read_text(folder, split="train", length=4096):
+def read_text(folder: str | Path, split: str = "train", length: int = 4096) -> Examples:
     """IMDb reviews, byte by byte, from aclImdb/{train,test}/{pos,neg}/*.txt: is the review in favour, 1, or not, 0?
 
     folder holds aclImdb. LRA has no validation set of its own here: use `split` of what is returned.
     length: where longer reviews are cut. Returns Examples with 2 classes, the unfavourable first.
+    Raises FileNotFoundError, or ValueError where a file is broken.
     """
     check_choice("split", split, ("train", "test"))
     origin = "aclImdb_v1.tar.gz (Large Movie Review Dataset, ai.stanford.edu/~amaas/data/sentiment)"
@@ -56,12 +58,13 @@ def read_text(folder, split="train", length=4096):
     return Examples(rows, np.array(labels), check_count("length", length), 257, 2, offset=1, glyphs=BYTES)
 
 
-def read_retrieval(folder, split="train", length=4000):
+def read_retrieval(folder: str | Path, split: str = "train", length: int = 4000) -> Examples:
     """Pairs of papers from new_aan_pairs.{train,eval,test}.tsv: label, two ids, two texts. Does one cite the other?
 
     Columns stand between tabs, without quotes or header, and texts are taken byte by byte as they are written.
     T = 2 length: the first `length` positions hold one text, the others the second, both cut or padded, so that a model
     may read them apart (as LRA's does, with x.reshape(B, 2, length)) or in a row. Returns Examples with 2 classes.
+    Raises FileNotFoundError, or ValueError where a file is broken.
     """
     check_choice("split", split, ("train", "eval", "test"))
     path = existing(Path(folder) / f"new_aan_pairs.{split}.tsv", RELEASE)
@@ -72,11 +75,12 @@ def read_retrieval(folder, split="train", length=4000):
     return Examples(rows, np.array(labels), check_count("length", length), 257, 2, parts=2, offset=1, glyphs=BYTES)
 
 
-def read_image(folder, split="train"):
+def read_image(folder: str | Path, split: str = "train") -> Examples:
     """CIFAR-10 as 1024 grey levels from cifar-10-batches-bin (the binary version; the Python one is pickled, unsafe).
 
     split: "train" (the first 45,000 of the 50,000), "val" (the last 5,000, as LRA has it) or "test". Grey is
     0.2989 red + 0.587 green + 0.114 blue, rounded. folder holds cifar-10-batches-bin. Returns Examples with 10 classes.
+    Raises FileNotFoundError, or ValueError where a file is broken.
     """
     check_choice("split", split, ("train", "val", "test"))
     names = ["test_batch.bin"] if split == "test" else [f"data_batch_{n}.bin" for n in range(1, 6)]
@@ -97,13 +101,16 @@ def read_image(folder, split="train"):
     return Examples(list(np.round(grey).astype(np.uint8)), data[:, 0].astype(int), 1024, 256, 10)
 
 
-def read_pathfinder(folder, difficulty="curv_contour_length_14", most=None):
+def read_pathfinder(
+    folder: str | Path, difficulty: str = "curv_contour_length_14", most: int | None = None
+) -> Examples:
     """Pathfinder from {folder}/{difficulty}/metadata/*.npy and the PNG files named there, as grey levels row by row.
 
     The metadata are lines of text in spite of their name: folder, file, number, label, ... for each picture.
     difficulty: LRA's "curv_baseline", "curv_contour_length_9" or, the one it reports, "curv_contour_length_14".
     most: read only the first so many pictures. LRA divides them 80 : 10 : 10, see `Examples.split`.
     folder is pathfinder32 or pathfinder128, say. Returns Examples with 2 classes.
+    Raises FileNotFoundError, or ValueError where a file is broken.
     """
     check_choice("difficulty", difficulty, ("curv_baseline", "curv_contour_length_9", "curv_contour_length_14"))
     most = check_count("most", most) if most is not None else None
