@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_teach.explorers import MEMORIES, OFF_THE_CHART
+from vla_teach.explorers.memories import MEMORIES, OFF_THE_CHART
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from browser import ROOT, check_norms, tab
 
-from vla_teach.explorers import PENALTY, penalty_summary, penalty_view
+from vla_teach.explorers.memories import PENALTY, penalty_summary, penalty_view
 
 SLIDERS = ("lambda_0", "K", "T", "correlation", "t", "seed")  # the order of their handles
 STATE = """() => {

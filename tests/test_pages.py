@@ -16,7 +16,9 @@ import pytest
 import yaml
 from browser import ROOT, check_norms, complaints, numbers, tab
 
-from vla_teach.explorers import EXPLORERS, PENALTY, Slider, penalty_view
+from vla_teach.explorers import EXPLORERS, PENALTY
+from vla_teach.explorers.kit import Slider
+from vla_teach.explorers.memories import penalty_view
 from vla_teach.figures import MIME
 from vla_teach.streams import DIRECTIONS, correlated_stream, normal, uniform
 

@@ -534,7 +534,119 @@ const vlaMemory = (function () {
     };
   }
 
+  // ---- a whole step, width 2: F^n = [[p, b], [0, 1]]
+
+  const ANGLES = Array.from({ length: 37 }, (_, i) => 5 * i);
+
+  function stepPower(angle, beta, n) {
+    const one = 1 - beta * Math.cos(angle), side = -beta * Math.sin(angle);
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += one ** i;
+    const p = one ** n, b = side * sum;
+    return [p, b, norm2(p, b, 0, 1)];
+  }
+
+  function stepView({ angle, beta, n }) {
+    const turn = angle / DEGREES, [p, b, stretch] = stepPower(turn, beta, n), ellipse = [[], []];
+    const at = -Math.atan2(2 * Math.abs(b), p * p + b * b - 1) / 2;
+    for (let i = 0; i <= 72; i++) {
+      const x = Math.cos(2 * Math.PI * i / 72), y = Math.sin(2 * Math.PI * i / 72);
+      ellipse[0].push(x * p);
+      ellipse[1].push(x * b + y);
+    }
+    const over = ANGLES.map((degrees) => stepPower(degrees / DEGREES, beta, n));
+    return {
+      ellipse,
+      longest: [Math.cos(at) * p, Math.cos(at) * b + Math.sin(at)],
+      write: [Math.cos(turn), Math.sin(turn)],
+      angles: ANGLES,
+      stretch: over.map((x) => x[2]),
+      second: over.map((x) => x[0]),
+      here: [stretch, p],
+    };
+  }
+
+  // ---- a sequence in chunks
+
+  const stepsOf = (T, C) => Math.ceil(T / C) + 1;
+
+  function chunksView({ T, C, step }) {
+    const NEVER = 0, LATER = 1, NOW = 2, INSIDE = 3, STATE = 4, ANSWER = 5;
+    const state = (kind, when) => (when > step ? LATER : when === step ? NOW : kind);
+    const cells = Array.from({ length: T }, (_, t) => {
+      const chunk = Math.floor(t / C), row = new Array(T + 2).fill(NEVER);
+      for (let s = 0; s <= t; s++) {
+        row[s] = Math.floor(s / C) === chunk ? state(INSIDE, 1) : state(STATE, 1 + chunk);
+      }
+      row[T + 1] = state(ANSWER, stepsOf(T, C));
+      return row;
+    });
+    const sizes = Array.from({ length: T }, (_, i) => i + 1), half = (n) => n * (n + 1) / 2;
+    return {
+      cells,
+      sizes,
+      pairs: sizes.map((size) => Math.floor(T / size) * half(size) + half(T % size)),
+      steps: sizes.map((size) => stepsOf(T, size)),
+    };
+  }
+
+  // ---- the stream of digits; data: { images, labels }, characters, from digit_stream.py
+
+  const EVERY = 10, WIDE = 64, CLASSES = 10, LEARNED = 240;
+
+  const digitsOf = (() => {
+    let kept = null;
+    return (data) => {
+      if (kept?.data === data) return kept;
+      const images = Float64Array.from(data.images, (x) => parseInt(x, 17)), labels = Array.from(data.labels, Number);
+      return (kept = { data, images: rows(images, WIDE), labels, k: rows(unitRows(images.slice(), WIDE), WIDE) });
+    };
+  })();
+
+  const largestAt = (x) => x.indexOf(Math.max(...x));
+
+  // What every memory has learned: `right` as in digits_stream.py, and VLA's state after 10, 20, ... digits.
+  const readDigits = remember(["order", "lambda_0", "gain"], ({ order, lambda_0, gain, data }) => {
+    const { k, labels } = digitsOf(data), stream = Array.from({ length: LEARNED }, (_, t) => t);
+    if (order === "sorted by digit") stream.sort((a, b) => labels[a] - labels[b]); // stable, like NumPy's
+    const x = stream.map((t) => k[t]), v = stream.map((t) => Float64Array.from({ length: CLASSES }, (_, d) => +(d === labels[t])));
+    const error = new Float64Array(CLASSES), answer = new Float64Array(CLASSES), right = {}, states = [];
+    const rule = (memory, step) => {
+      const S = new Float64Array(CLASSES * WIDE);
+      right[memory] = [];
+      for (let t = 0; t < LEARNED; t++) {
+        step(S, t);
+        if ((t + 1) % EVERY) continue;
+        let found = 0;
+        for (let i = LEARNED; i < k.length; i++) found += largestAt(matvec(S, k[i], answer)) === labels[i];
+        right[memory].push(found / (k.length - LEARNED));
+        if (memory === "VLA") states.push(S.slice());
+      }
+    };
+    rule("linear attention", (S, t) => addOuter(S, v[t], x[t]));
+    rule("DeltaNet", (S, t) => write(S, x[t], v[t], x[t], error));
+    for (const [memory, by] of [["VLA", gain], ["recursive least squares", "least_squares"]]) {
+      const next = inverses(lambda_0, x);
+      rule(memory, (S, t) => write(S, x[t], v[t], scaleGain(next().Au, x[t], by), error));
+    }
+    return { right, states };
+  });
+
+  function digitsView(p) {
+    const { images, labels, k } = digitsOf(p.data), { right, states } = readDigits(p), i = LEARNED + p.asked - 1;
+    const S = states[p.t / EVERY - 1];
+    return {
+      seen: right.VLA.map((_, i) => EVERY * (i + 1)),
+      right,
+      rows: rows(S, WIDE),
+      image: rows(images[i], 8),
+      label: labels[i],
+      answers: matvec(S, k[i], new Float64Array(CLASSES)),
+    };
+  }
+
   return {
-    uniform, normal, correlatedStream, penaltyView, normsView, recallView, adversaryView, angleView, between, OFF_THE_CHART,
+    uniform, normal, correlatedStream, penaltyView, normsView, recallView, adversaryView, angleView, between,
+    stepView, stepsOf, chunksView, digitsView, largestAt, OFF_THE_CHART,
   };
 })();
