@@ -325,7 +325,7 @@ const vlaExplorer = (function () {
       clearTimeout(toAddress);
       toAddress = setTimeout(() => {
         history.replaceState(history.state, "", location.pathname + location.search + addressOf(name, params, start));
-        spoken.textContent = words.textContent;
+        if (spoken.textContent !== words.textContent) spoken.textContent = words.textContent;
       }, 500);
     }
 

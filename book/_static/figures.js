@@ -82,6 +82,8 @@
     plot.replaceChildren();
     const config = { responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
     await Plotly.newPlot(plot, stored.data, stored.layout, config);
+    plot.setAttribute("role", "figure"); // no longer an image: it has Plotly's buttons; its label tells what it shows
+    plot.querySelectorAll(".main-svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
     await Plotly.relayout(plot, pageColours());
     if (stored.frames?.length) await Plotly.addFrames(plot, stored.frames);
     if (stored.layout.sliders?.length) await addSliders(figure, plot, stored);

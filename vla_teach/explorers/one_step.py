@@ -98,8 +98,8 @@ STEP = Explorer(
     ),
     to_try="open the angle from 0° to 90° and read the stretching; then repeat the same step, at 60° and at 90°.",
     presets={
-        "The claim holds": dict(angle=0),
         "Golden ratio": dict(angle=90),
+        "The claim holds": dict(angle=0),
         "Half a write": dict(angle=90, beta=0.5),
         "The same 20 times": dict(n=20),
         "The wrong sign": dict(angle=180),
