@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 import numpy as np
 import pytest
 import yaml
-from browser import ROOT, check_norms, complaints, numbers, tab
+from browser import ROOT, check_norms, complaints, numbers, tab, violations
 
 from vla_teach.explorers import EXPLORERS, PENALTY
 from vla_teach.explorers.kit import Slider
@@ -142,6 +142,24 @@ def test_pages_load_only_themselves(reachable):
     assert not wrong
 
 
+OWN = ("figures.js", "explorer.js", "memory.js", "vla.css")
+
+
+@every_page
+def test_page_is_light(pages, doc):
+    """Guards the weight of a page beyond the theme's: its HTML with its figures' numbers, and all the book's own files.
+
+    The libraries are loaded apart, once and only where needed: `test_scripts_come_where_they_are_needed`.
+    """
+    page = (pages / f"{doc}.html").stat().st_size
+    own = sum((pages / "_static" / name).stat().st_size for name in OWN)
+    assert page + own < 1_000_000, f"{(page + own) / 1e6:.2f} MB"
+    inline = re.findall(
+        r"<script(?![^>]*application/json)[^>]*>(.*?)</script>", (pages / f"{doc}.html").read_text(), re.S
+    )
+    assert max(map(len, inline), default=0) < 20_000, "a library inside the page"
+
+
 # ---- every page, large and light, small and dark ------------------------------------------------------------------
 
 SCREENS = {
@@ -223,7 +241,7 @@ def check_figure(seen, width, dark):
 @pytest.mark.parametrize("screen", SCREENS)
 @every_page
 def test_page_in_a_browser(browser, site, doc, screen):
-    """Guards what a reader sees: no error, nothing from elsewhere, figures drawn, maths set, nothing cut off."""
+    """Guards what a reader sees: no error, nothing from elsewhere, figures drawn, maths set, no one shut out."""
     width, dark = SCREENS[screen]["width"], SCREENS[screen]["color_scheme"] == "dark"
     with tab(browser, **SCREENS[screen]) as page:
         wrong = complaints(page)
@@ -242,6 +260,7 @@ def test_page_in_a_browser(browser, site, doc, screen):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
         assert page.evaluate(CUT_OFF) == []
+        assert violations(page) == []
         assert not wrong
 
 

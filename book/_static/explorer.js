@@ -29,7 +29,10 @@ const vlaExplorer = (function () {
         const M = { z: square(view.M, p.K), zmin: -limit, zmax: limit };
         return [
           [...curves, { x: [p.t, p.t] }, M, { z: square(view.A, p.K) }],
-          { "yaxis.range": [-1, Math.log10(highest(view))] },
+          {
+            "yaxis.range": [-1, Math.log10(highest(view))],
+            "xaxis2.title.text": `darkest: ±${Number(limit.toPrecision(2))}`,
+          },
         ];
       },
       words: (view, p) => `${normsInWords(view, p.t)} The condition number of M is ${round(view.cond)}.`,

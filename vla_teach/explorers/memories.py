@@ -83,11 +83,11 @@ def penalty_frame():
     norm_curves(fig, MEMORIES)
     fig.update_xaxes(title="tokens seen, t (log scale)", type="log", row=1, col=1)
     fig.update_yaxes(title="‖S<sub>t</sub>‖<sub>F</sub>, in lengths of v (log scale)", type="log", row=1, col=1)
-    for col, name in ((1, "M"), (2, "A")):
-        bar = dict(len=0.4, x=0.22 + 0.56 * (col - 1))
-        fig.add_trace(figures.penalty_heatmap(np.zeros((1, 1)), 1, colorbar=bar, name=name), row=2, col=col)
-        fig.update_yaxes(autorange="reversed", scaleanchor=f"x{col + 1}", constrain="domain", row=2, col=col)
-        fig.update_xaxes(constrain="domain", row=2, col=col)
+    for col, name in ((1, "M"), (2, "A")):  # no colour bars and no ticks: they took a quarter of a redraw
+        fig.add_trace(figures.penalty_heatmap(np.zeros((1, 1)), 1, showscale=False, name=name), row=2, col=col)
+        still = dict(constrain="domain", showticklabels=False, ticks="", showgrid=False, zeroline=False)
+        fig.update_yaxes(autorange="reversed", scaleanchor=f"x{col + 1}", row=2, col=col, **still)
+        fig.update_xaxes(title="darkest: ±1", row=2, col=col, **still)
     return fig
 
 
@@ -104,7 +104,8 @@ def penalty_draw(view, p):
     limit = float(np.abs(view["M"]).max())
     curves = [dict(x=view["times"], y=norm) for norm in view["norms"].values()]
     mark, M, A = dict(x=[p["t"], p["t"]]), dict(z=view["M"], zmin=-limit, zmax=limit), dict(z=view["A"])
-    return [*curves, mark, M, A], {"yaxis.range": [-1, np.log10(highest(view))]}
+    layout = {"yaxis.range": [-1, np.log10(highest(view))], "xaxis2.title.text": f"darkest: ±{float(f'{limit:.2g}'):g}"}
+    return [*curves, mark, M, A], layout
 
 
 def highest(view):
@@ -150,7 +151,7 @@ PENALTY = Explorer(
     draw=penalty_draw,
     summary=penalty_summary,
     caption="Above, how large each memory's state has grown by token t; below, how far the penalty and its inverse at "
-    "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged).",
+    "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged, red: more, blue: less).",
 )
 
 
