@@ -110,7 +110,7 @@ def violations(page):
     """What axe-core finds in a page that is serious or critical, as "rule: place: what to mend"."""
     page.evaluate(axe())
     return page.evaluate("""async () => {
-      const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+      const { violations } = await axe.run(document, { resultTypes: ["violations"], preload: false });
       return violations.filter(({ impact }) => impact === "serious" || impact === "critical").flatMap(({ id, nodes }) =>
         nodes.map(({ target, failureSummary }) => `${id}: ${target.join(" ")}: ${failureSummary}`));
     }""")

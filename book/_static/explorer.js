@@ -1,4 +1,4 @@
-// Explorers on the static page. The sliders and presets come with the figure, from explorers.py. Here an explorer is
+// Explorers on the static page. The sliders and presets come with the figure, from explorers/. Here an explorer is
 // three functions: view computes (in memory.js), draw says which numbers go into which trace and into the layout, words
 // tells the picture in a sentence. The kit below them does the rest: sliders, presets, address, text, redrawing.
 "use strict";

@@ -1,4 +1,4 @@
-// The memory in the browser: the functions of vla_teach's reference.py, streams.py and explorers.py under their own
+// The memory in the browser: the functions of vla_teach's reference.py, streams.py and explorers/ under their own
 // names. Matrices are flat Float64Arrays, row by row. A test draws both and compares them.
 "use strict";
 
@@ -275,7 +275,7 @@ const vlaMemory = (function () {
     return addOuter(S, error, g);
   }
 
-  // ---- explorers.py
+  // ---- explorers/
 
   const OFF_THE_CHART = 1e6, V = 16;
 

@@ -63,7 +63,7 @@ def chunks_frame():
         template="vla",
         height=760,
         margin=dict(t=80),
-        xaxis=dict(showgrid=False, title="token s that is needed; far right: the answer"),
+        xaxis=dict(showgrid=False, title="token s; far right: the answer"),
         yaxis=dict(showgrid=False, title="token t"),
         xaxis2=dict(title="chunk size C"),
         yaxis2=dict(title="number (log scale)", type="log"),

@@ -86,7 +86,7 @@ def digits_frame():
         specs=[wide, wide, [{}, {}]],
         row_heights=[0.38, 0.33, 0.29],
         column_widths=[0.3, 0.7],
-        vertical_spacing=0.12,
+        vertical_spacing=0.16,
         horizontal_spacing=0.16,
         subplot_titles=("", "VLA's memory, a row a digit", "asked", "VLA's answer"),
     )
@@ -101,7 +101,7 @@ def digits_frame():
     still = dict(constrain="domain", showgrid=False, zeroline=False)
     fig.update_layout(
         template="vla",
-        height=800,
+        height=860,
         margin=dict(t=80),
         xaxis=dict(title="digits seen", range=[0, LEARNED + 5]),
         yaxis=dict(title="share right", range=[0, 1]),
