@@ -74,7 +74,14 @@ def drop_thebe(app, page, template, context, doctree):
         context[key] = [file for file in context[key] if "thebe" not in str(vars(file)).lower()]
 
 
+def mend_citations(app, page, template, context, doctree):
+    """Docutils gives the entries of its citation list a role that a list may not have; screen readers miss them."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app):
+    app.connect("html-page-context", mend_citations)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)
     app.connect("build-finished", copy_libraries)
