@@ -151,7 +151,8 @@ PENALTY = Explorer(
     draw=penalty_draw,
     summary=penalty_summary,
     caption="Above, how large each memory's state has grown by token t; below, how far the penalty and its inverse at "
-    "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged, red: more, blue: less).",
+    "the token that the time slider names are from their start, coordinate by coordinate (white: unchanged, red: more, "
+    "blue: less).",
 )
 
 
