@@ -7,14 +7,15 @@ import os
 import shutil
 import threading
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vla_teach.explorers import MEMORIES, OFF_THE_CHART
+from vla_teach.explorers.memories import MEMORIES, OFF_THE_CHART
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -94,6 +95,25 @@ def complaints(page):
     page.on("console", lambda message: message.type == "error" and found.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: found.append(f"error: {error}"))
     return found
+
+
+@cache
+def axe():
+    """The source of axe-core, from the package that carries it."""
+    spec = find_spec("axe_playwright_python")
+    if spec is None:
+        absent("no axe-core: pip install -r requirements.txt")
+    return (Path(spec.origin).parent / "axe.min.js").read_text()
+
+
+def violations(page):
+    """What axe-core finds in a page that is serious or critical, as "rule: place: what to mend"."""
+    page.evaluate(axe())
+    return page.evaluate("""async () => {
+      const { violations } = await axe.run(document, { resultTypes: ["violations"], preload: false });
+      return violations.filter(({ impact }) => impact === "serious" || impact === "critical").flatMap(({ id, nodes }) =>
+        nodes.map(({ target, failureSummary }) => `${id}: ${target.join(" ")}: ${failureSummary}`));
+    }""")
 
 
 def numbers(values):

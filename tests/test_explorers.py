@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from vla_teach import delta_rule, linear_attention, vla_recurrent
-from vla_teach.explorers import ADVERSARY, ANGLE, EXPLORERS, NORMS, PENALISED, RECALL, Choice, Explorer, Slider
-from vla_teach.explorers import penalty_view as whole_view
+from vla_teach import delta_rule, explorers, linear_attention, vla_recurrent
+from vla_teach.explorers import ADVERSARY, ANGLE, CHUNKS, DIGITS, EXPLORERS, NORMS, RECALL, STEP
+from vla_teach.explorers.attack import PENALISED
+from vla_teach.explorers.kit import Choice, Explorer, Slider
+from vla_teach.explorers.memories import penalty_view as whole_view
 from vla_teach.streams import correlated_stream
 
 every_explorer = pytest.mark.parametrize("explorer", EXPLORERS.values(), ids=EXPLORERS)
@@ -70,7 +72,8 @@ def test_a_slider_ends_at_another():
 def test_the_widget_follows_its_sliders(explorer, monkeypatch):
     """Guards the sliders in Jupyter, without a browser: every control, preset and Reset redraws figure and words."""
     monkeypatch.delenv("VLA_STATIC", raising=False)
-    panel, presets, words, fig = explorer.show().children
+    to_try, panel, presets, words, fig = explorer.show().children
+    assert explorer.to_try in to_try.value
     controls = dict(zip(explorer.start, panel.children, strict=True))
 
     def check(**changes):
@@ -81,9 +84,12 @@ def test_the_widget_follows_its_sliders(explorer, monkeypatch):
         traces, layout = explorer.draw(view, p)
         for shown, wanted in zip(fig.data, traces, strict=True):
             for name in set("xyz") & set(wanted):
-                np.testing.assert_allclose(np.array(shown[name], float), np.array(wanted[name], float), rtol=1e-6)
+                np.testing.assert_allclose(
+                    np.array(shown[name], float), np.array(wanted[name], float), rtol=1e-6, atol=1e-12
+                )
         for path, value in layout.items():
-            assert fig.layout[path] == (value if isinstance(value, str) else pytest.approx(tuple(value)))
+            wanted = value if isinstance(value, str | int | float) else pytest.approx(tuple(value))
+            assert fig.layout[path] == wanted, path
 
     check()
     for control in explorer.controls:
@@ -178,3 +184,98 @@ def test_angles_are_those_of_the_memory(direction):
     assert view["lambdas"][8] == pytest.approx(lambda_0)
     assert (view["mean"][8], view["largest"][8], view["limit"][8]) == pytest.approx(view["here"], rel=1e-9)
     assert np.all(view["largest"] <= view["limit"])
+
+
+def test_a_step_is_its_matrix():
+    """Guards the step explorer against matrices multiplied out: image, longest radius, norm, the other eigenvalue."""
+    for angle, beta, n in ((60, 1.0, 1), (90, 1.0, 3), (130, 0.35, 4), (0, 1.0, 2), (180, 1.0, 1)):
+        view = STEP.view(angle=angle, beta=beta, n=n)
+        a = np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
+        F = np.linalg.matrix_power(np.eye(2) - beta * np.outer([1, 0], a), n)
+        circle = np.stack([np.cos(2 * np.pi * np.arange(73) / 72), np.sin(2 * np.pi * np.arange(73) / 72)], axis=1)
+        np.testing.assert_allclose(view["ellipse"].T, circle @ F, atol=1e-12)
+        assert view["here"][0] == pytest.approx(np.linalg.norm(F, 2)) == pytest.approx(np.linalg.norm(view["longest"]))
+        np.testing.assert_allclose(a @ F, view["here"][1] * a, atol=1e-12)  # a is an eigenvector of F, from the left
+        i = list(view["angles"]).index(angle)
+        assert (view["stretch"][i], view["second"][i]) == pytest.approx(view["here"])
+    assert STEP.view(angle=90, beta=1.0, n=1)["here"][0] == pytest.approx((1 + np.sqrt(5)) / 2)
+
+
+@pytest.mark.parametrize(("T", "C"), [(8, 1), (8, 8), (24, 5), (32, 4)])
+def test_chunks_by_plain_loops(T, C):
+    """Guards the chunk explorer: each token is met once, nothing before what it waits for, and both counts."""
+    last = -(-T // C) + 1
+    views = [CHUNKS.view(T=T, C=C, step=step) for step in range(1, last + 1)]
+    for t in range(T):
+        for s in range(T):
+            seen = [view["cells"][t, s] for view in views]
+            first = 1 if s // C == t // C else 1 + t // C
+            wanted = [1 if i < first else 2 if i == first else 3 if s // C == t // C else 4 for i in range(1, last + 1)]
+            assert seen == (wanted if s <= t else [0] * last), (t, s)
+        assert [view["cells"][t, T + 1] for view in views] == [1] * (last - 1) + [2]
+        assert not any(view["cells"][t, T] for view in views)
+    inside = sum(s // C == t // C for t in range(T) for s in range(t + 1))
+    assert views[0]["pairs"][C - 1] == inside and views[0]["steps"][C - 1] == last
+
+
+def test_digits_are_learned_in_the_order_asked_for():
+    """Guards the digits explorer against memories run through in one go, in both orders, and what the page gets."""
+    from vla_teach.tasks.digits import accuracy, digits_stream
+
+    train, test = digits_stream()
+    test = type(test)(*(part[:100] for part in test))
+    for order, take in (
+        ("shuffled", np.arange(240)),
+        ("sorted by digit", np.argsort(train.labels[:240], kind="stable")),
+    ):
+        view = DIGITS.view(t=70, lambda_0=0.3, gain="unit", order=order, asked=9)
+        k, v = train.k[take[:70]], train.v[take[:70]]
+        S = vla_recurrent(k, k, v, k, 0.3)[1].S
+        np.testing.assert_allclose(view["rows"], S, atol=1e-9)
+        np.testing.assert_allclose(view["answers"], S @ test.k[8], atol=1e-9)
+        states = {"linear attention": linear_attention(k, k, v)[1], "DeltaNet": delta_rule(k, k, v)[1]}
+        states["recursive least squares"] = vla_recurrent(k, k, v, k, 0.3, gain="least_squares")[1]
+        for memory, state in states.items():
+            assert view["right"][memory][6] == pytest.approx(accuracy(state.S, test)), memory
+        assert view["right"]["VLA"][6] == pytest.approx(accuracy(S, test))
+        assert np.array_equal(view["image"], test.images[8]) and view["label"] == test.labels[8]
+    told = DIGITS.for_the_page()["data"]
+    assert [int(x, 17) for x in told["images"][-64:]] == test.images[99].ravel().tolist()
+    assert len(told["images"]) == 64 * len(told["labels"]) == 64 * 340
+
+
+# ---- more than the page can: JupyterLab ---------------------------------------------------------------------------
+
+
+def test_sliders_can_go_further(monkeypatch):
+    """Guards `norms(T=5000, K=80)`: the widget's sliders go there, and a wrong name or end is named."""
+    monkeypatch.delenv("VLA_STATIC", raising=False)
+    _, panel, _, words, fig = explorers.norms(T=5000, K=80).children
+    controls = dict(zip(NORMS.start, panel.children, strict=True))
+    controls["K"].value, controls["T"].value = 80, 5000
+    assert (controls["K"].value, controls["T"].value) == (80, 5000) and "After 5000 tokens" in words.value
+    assert fig.data[0].x[-1] == 5000
+    for wrong in (dict(V=3), dict(T=50), dict(gain=1)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            NORMS.wider(**wrong)
+
+
+@pytest.mark.parametrize("name", ["norms", "penalty"])
+def test_own_keys(monkeypatch, name):
+    """Guards `norms(own=(k, v, u))`: any sizes, the widget shows this stream's norms, and a page no dead sliders."""
+    rng = np.random.default_rng(3)
+    k, v, u = rng.normal(size=(57, 5)) / 3, rng.normal(size=(57, 3)), rng.normal(size=(57, 5)) / 5
+    monkeypatch.delenv("VLA_STATIC", raising=False)
+    _, panel, _, words, fig = getattr(explorers, name)(own=(k, v, u)).children
+    lambda_0, gain = panel.children[0], next(c for c in panel.children if c.description == "gain")
+    lambda_0.value, gain.value = 1.0, "interpolate"
+    wanted = vla_recurrent(k, k, v, u, 1.0, gain="interpolate", trace=True)[1].trace.norm_S
+    np.testing.assert_allclose(fig.data[2].y, wanted, rtol=1e-6)
+    if name == "penalty":
+        np.testing.assert_allclose(fig.data[6].z, u[:28].T @ u[:28], rtol=1e-6)
+        assert "After 28 tokens" in words.value
+    shown = []
+    monkeypatch.setenv("VLA_STATIC", "1")
+    monkeypatch.setattr("vla_teach.figures.display", lambda *a, **_: shown.append(a[0]))
+    assert getattr(explorers, name)(own=(k, v)) is None
+    assert "explorer" not in shown[0]["application/vnd.plotly.v1+json"]["layout"]["meta"]

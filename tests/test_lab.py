@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from browser import ROOT, check_norms, tab
 
-from vla_teach.explorers import PENALTY, penalty_summary, penalty_view
+from vla_teach.explorers.memories import PENALTY, penalty_summary, penalty_view
 
 SLIDERS = ("lambda_0", "K", "T", "correlation", "t", "seed")  # the order of their handles
 STATE = """() => {
@@ -26,7 +26,7 @@ STATE = """() => {
     norms: Object.fromEntries(data.slice(0, 5).map(trace => [trace.name, Array.from(trace.y)])),
     matrices: data.slice(6).map(({ z }) => Array.from(z, row => Array.from(row))),
     size: [data[6].z.length, data[0].x.at(-1)],
-    sentence: widget.querySelector('.widget-html-content').textContent,
+    sentence: [...widget.querySelectorAll('.widget-html-content')].at(-1).textContent, // the first says what to try
   };
 }"""
 # How long after the next key the curves are drawn anew, in ms, in window.waited.

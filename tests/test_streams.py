@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracle import GAINS, assert_close
 
-from vla_teach.explorers import MEMORIES, OFF_THE_CHART, penalty_view
+from vla_teach.explorers.memories import MEMORIES, OFF_THE_CHART, penalty_view
 from vla_teach.reference import delta_rule, exact_least_squares, linear_attention, vla_recurrent
 from vla_teach.streams import DIRECTIONS, correlated_stream, normal, uniform
 from vla_teach.tasks.digits import accuracy, digits_stream

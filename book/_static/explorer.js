@@ -1,4 +1,4 @@
-// Explorers on the static page. The sliders and presets come with the figure, from explorers.py. Here an explorer is
+// Explorers on the static page. The sliders and presets come with the figure, from explorers/. Here an explorer is
 // three functions: view computes (in memory.js), draw says which numbers go into which trace and into the layout, words
 // tells the picture in a sentence. The kit below them does the rest: sliders, presets, address, text, redrawing.
 "use strict";
@@ -29,7 +29,10 @@ const vlaExplorer = (function () {
         const M = { z: square(view.M, p.K), zmin: -limit, zmax: limit };
         return [
           [...curves, { x: [p.t, p.t] }, M, { z: square(view.A, p.K) }],
-          { "yaxis.range": [-1, Math.log10(highest(view))] },
+          {
+            "yaxis.range": [-1, Math.log10(highest(view))],
+            "xaxis2.title.text": `darkest: ±${Number(limit.toPrecision(2))}`,
+          },
         ];
       },
       words: (view, p) => `${normsInWords(view, p.t)} The condition number of M is ${round(view.cond)}.`,
@@ -53,6 +56,7 @@ const vlaExplorer = (function () {
         for (const axis of ["yaxis", "yaxis2"]) {
           layout[`${axis}.title.text`] = p.measure + (log ? " (log scale)" : "");
           layout[`${axis}.type`] = log ? "log" : "linear";
+          layout[`${axis}.dtick`] = log ? 1 : 0.2;
           layout[`${axis}.range`] = log ? [-6, Math.max(0.3, Math.log10(1.5 * Math.max(...shown)))] : [0, 1.05];
         }
         return [
@@ -111,6 +115,76 @@ const vlaExplorer = (function () {
           `${round(limit)}°. At the largest angle a step stretches by ${round(stretch)}.`;
       },
     },
+
+    step: {
+      view: (p) => vlaMemory.stepView(p),
+      draw(view, p) {
+        const [x, y] = view.ellipse, reach = 1.1 * Math.max(2, largest(x), largest(y));
+        const arrow = (end) => ({ x: [0, end[0]], y: [0, end[1]] }), dot = (now) => ({ x: [p.angle], y: [now] });
+        const [stretch, second] = view.here, curve = (values) => ({ x: view.angles, y: values });
+        return [
+          [
+            {}, { x, y }, {}, arrow(view.write), arrow(view.longest),
+            curve(view.stretch), dot(stretch), curve(view.second), dot(second),
+          ],
+          {
+            "xaxis.range": [-reach, reach],
+            "yaxis.range": [-reach, reach],
+            "yaxis2.range": [0, Math.min(6, 1.1 * Math.max(2, ...view.stretch))],
+          },
+        ];
+      },
+      words: (view, p) => `At an angle of ${p.angle}° and with β = ${round(p.beta)}, after ${p.n} such steps some ` +
+        `state is longer by a factor of ${round(view.here[0])}; the state along the write is multiplied by ` +
+        `${round(view.here[1])}.`,
+    },
+
+    chunks: {
+      view: (p) => vlaMemory.chunksView(p),
+      ends: (p) => ({ steps: vlaMemory.stepsOf(p.T, p.C) }),
+      draw(view, { T, C }) {
+        const ticks = [1], every = T <= 32 ? 8 : 16;
+        for (let tick = 8; tick <= T; tick += every) ticks.push(tick);
+        const curve = (y) => ({ x: view.sizes, y });
+        return [
+          [{ z: view.cells }, {}, {}, {}, {}, {}, curve(view.pairs), curve(view.steps), { x: [C, C] }],
+          {
+            "xaxis.range": [0.4, T + 2.6],
+            "yaxis.range": [T + 0.6, 0.4],
+            "xaxis.tickvals": ticks,
+            "yaxis.tickvals": ticks,
+            "xaxis2.range": [0, T + 1],
+            "yaxis2.range": [0, Math.log10(T * (T + 1))],
+          },
+        ];
+      },
+      words(view, { T, C, step }) {
+        const steps = view.steps[C - 1];
+        const does = step === steps ? "is all answers at once"
+          : step === 1 ? "is the triangles of all chunks at once" : "passes the state on to the next chunk";
+        return `${T} tokens in chunks of ${C}: ${view.pairs[C - 1]} pairs inside chunks, out of ${view.pairs.at(-1)} ` +
+          `in all, and ${steps} steps in a row. Step ${step} ${does}.`;
+      },
+    },
+
+    digits: {
+      view: (p) => vlaMemory.digitsView(p),
+      draw(view, p) {
+        const curves = Object.values(view.right).map((y) => ({ x: view.seen, y }));
+        const squares = view.rows.reduce((sum, row) => row.reduce((all, x) => all + x * x, sum), 0);
+        const limit = 2.5 * Math.sqrt(squares / 640), tiles = Array.from({ length: 17 }, () => new Array(44).fill(null));
+        view.rows.forEach((row, d) => row.forEach((x, i) => {
+          tiles[9 * Math.floor(d / 5) + Math.floor(i / 8)][9 * (d % 5) + i % 8] = x;
+        }));
+        const memory = { z: tiles, zmin: -limit, zmax: limit };
+        return [[...curves, { x: [p.t, p.t] }, memory, { z: view.image }, { y: view.answers }], {}];
+      },
+      words(view, p) {
+        const right = Object.entries(view.right).map(([memory, shares]) => `${memory} ${round(shares[p.t / 10 - 1])}`);
+        return `After ${p.t} digits, the share of 100 new ones answered right: ${right.join(", ")}. ` +
+          `New digit ${p.asked} is a ${view.label}; VLA answers ${vlaMemory.largestAt(view.answers)}.`;
+      },
+    },
   };
 
   // ---- the kit
@@ -121,6 +195,34 @@ const vlaExplorer = (function () {
     return made;
   }
 
+  // Moves a slider to its end, about forty places; from its end it begins again.
+  function playButton(input, name) {
+    const button = element("button", { type: "button", className: "vla-play" }, "Play");
+    button.setAttribute("aria-label", `Play ${name}`);
+    let timer = null;
+    const move = (value) => {
+      input.value = value;
+      input.dispatchEvent(new Event("input"));
+    };
+    const stop = () => {
+      clearInterval(timer);
+      timer = null;
+      button.textContent = "Play";
+    };
+    const next = () => {
+      const places = Math.ceil((input.max - input.min) / input.step / 40);
+      move(Number(input.value) + places * input.step);
+      if (input.value === input.max) stop();
+    };
+    button.addEventListener("click", () => {
+      if (timer !== null) return stop();
+      if (input.value === input.max) move(input.min);
+      button.textContent = "Stop";
+      timer = setInterval(next, 250);
+    });
+    return button;
+  }
+
   // One labelled slider or list; `changed` is called with the new value.
   function makeControl(control, id, changed) {
     const output = element("output", { id: id + "-value" });
@@ -129,8 +231,8 @@ const vlaExplorer = (function () {
       ? element("select", { id }, ...control.options.map((name) => element("option", { value: name }, name)))
       : element("input", { id, type: "range", min: control.low, max: control.high, step: control.step });
     const read = () => (control.options ? input.value : control.log ? 10 ** Number(input.value) : Number(input.value));
-    const show = (value, params) => {
-      if (control.most) input.max = params[control.most];
+    const show = (value, end) => {
+      if (end !== undefined) input.max = end;
       input.value = control.log ? Math.log10(value) : value;
       if (control.options) return;
       output.textContent = round(value) + control.unit;
@@ -138,7 +240,8 @@ const vlaExplorer = (function () {
     };
     input.addEventListener("input", () => changed({ [control.name]: read() }));
     const label = element("label", { htmlFor: id }, control.label);
-    return { show, box: element("div", { className: "vla-control" }, label, input, output) };
+    const play = control.play ? [playButton(input, control.label)] : [];
+    return { show, box: element("div", { className: "vla-control" }, label, input, output, ...play) };
   }
 
   // Parameters that a control could have; what it could not have is left out.
@@ -169,48 +272,64 @@ const vlaExplorer = (function () {
     return found.explore === name ? found : null;
   }
 
-  function mount(figure, plot, { name, label, controls, presets }) {
+  function mount(figure, plot, { name, label, to_try, controls, presets, data }) {
     const explorer = explorers[name];
     const start = Object.fromEntries(controls.map((control) => [control.name, control.start]));
     const params = { ...start, ...allowed(controls, fromAddress(name) ?? {}) };
     const words = element("p", { className: "vla-words" });
-    words.setAttribute("aria-live", "polite");
+    const spoken = element("p", { className: "vla-spoken", role: "status" }); // polite: waits until the reader is done
     const id = `vla-${name}-${document.querySelectorAll(".vla-controls").length}`;
-    let waiting = false, toAddress = null;
+    let drawing = false, moved = false, toAddress = null;
 
     async function draw() {
-      waiting = false;
-      const view = explorer.view(params);
-      const [traces, layout] = explorer.draw(view, params);
+      const p = { ...params }, view = explorer.view({ ...p, data });
+      const [traces, layout] = explorer.draw(view, p);
       traces.forEach((changes, i) => Object.assign(plot.data[i], changes));
       for (const [path, value] of Object.entries(layout)) {
         const steps = path.split("."), last = steps.pop();
         steps.reduce((part, step) => (part[step] ??= {}), plot.layout)[last] = value;
       }
       await Plotly.react(plot, plot.data, plot.layout);
-      words.textContent = explorer.words(view, params); // last: Plotly measures, and words move the page below them
+      words.textContent = explorer.words(view, p); // last: Plotly measures, and words move the page below them
       plot.setAttribute("aria-label", words.textContent);
+      figure.dataset.redraws = Number(figure.dataset.redraws || 0) + 1;
     }
+
+    // Draws at once, then once a frame as long as there were moves in between.
+    async function redraw() {
+      moved = true;
+      if (drawing) return;
+      drawing = true;
+      while (moved) {
+        moved = false;
+        await draw();
+        await new Promise((done) => { requestAnimationFrame(done); });
+      }
+      drawing = false;
+    }
+
+    // The number that a slider with `most` ends at; undefined for the others.
+    const endOf = ({ most }) => (most ? { ...params, ...explorer.ends?.(params) }[most] : undefined);
 
     function update(changes) {
       Object.assign(params, changes);
-      for (const { name: key, most } of controls) if (most) params[key] = Math.min(params[key], params[most]);
-      for (const key of Object.keys(made)) made[key].show(params[key], params);
-      if (waiting) return; // several moves within a frame are drawn once
-      waiting = true;
-      requestAnimationFrame(async () => {
-        await draw();
-        figure.dataset.redraws = Number(figure.dataset.redraws || 0) + 1;
-      });
+      for (const control of controls) {
+        const end = endOf(control);
+        if (end !== undefined) params[control.name] = Math.min(params[control.name], end);
+        made[control.name].show(params[control.name], end);
+      }
+      return redraw();
     }
 
-    // The reader's own moves are kept in the address, so that a view can be linked; browsers want that done sparingly.
+    // The reader's own moves are kept in the address, so that a view can be linked, and told to screen readers. Both
+    // wait for a rest: browsers want the one done sparingly, listeners the other.
     function move(changes) {
       update(changes);
       clearTimeout(toAddress);
       toAddress = setTimeout(() => {
         history.replaceState(history.state, "", location.pathname + location.search + addressOf(name, params, start));
-      }, 300);
+        if (spoken.textContent !== words.textContent) spoken.textContent = words.textContent;
+      }, 500);
     }
 
     const made = {};
@@ -223,9 +342,11 @@ const vlaExplorer = (function () {
     const panel = element(
       "div",
       { className: "vla-controls", role: "group" },
+      element("p", { className: "vla-try" }, element("strong", {}, "Try: "), to_try),
       element("div", { className: "vla-sliders" }, ...Object.values(made).map((control) => control.box)),
       element("div", { className: "vla-presets" }, ...buttons),
       words,
+      spoken,
     );
     panel.setAttribute("aria-label", label);
     figure.prepend(panel);

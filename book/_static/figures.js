@@ -33,9 +33,9 @@
   }
 
   // Plotly's own sliders cannot be moved by keyboard; native ones in their place can, and a screen reader names them.
-  // With several, each one's frames must leave alone what the others' change. A slider named "time" gets a button.
+  // With several, each one's frames must leave alone what the others' change.
   async function addSliders(figure, plot, stored) {
-    const rows = stored.layout.sliders.map(({ steps, active = 0, currentvalue, name }) => {
+    const rows = stored.layout.sliders.map(({ steps, active = 0, currentvalue }) => {
       const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: steps.length - 1 });
       const output = document.createElement("output");
       const label = document.createElement("label");
@@ -52,37 +52,11 @@
       input.value = active;
       show();
       const row = Object.assign(document.createElement("div"), { className: "vla-frames" });
-      row.append(label, ...(name === "time" ? [playButton(input)] : []));
+      row.append(label);
       return row;
     });
     figure.prepend(...rows);
     await Plotly.relayout(plot, { sliders: [] });
-  }
-
-  // Moves a slider to its end, place by place; from its end it begins again.
-  function playButton(input) {
-    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Play" });
-    let timer = null;
-    const move = (value) => {
-      input.value = value;
-      input.dispatchEvent(new Event("input"));
-    };
-    const stop = () => {
-      clearInterval(timer);
-      timer = null;
-      button.textContent = "Play";
-    };
-    const next = () => {
-      move(Number(input.value) + 1);
-      if (input.value === input.max) stop();
-    };
-    button.addEventListener("click", () => {
-      if (timer !== null) return stop();
-      if (input.value === input.max) move(input.min);
-      button.textContent = "Stop";
-      timer = setInterval(next, 350);
-    });
-    return button;
   }
 
   // The same for dropdowns: a native one is reached by keyboard, Plotly's own is not.
@@ -108,6 +82,8 @@
     plot.replaceChildren();
     const config = { responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
     await Plotly.newPlot(plot, stored.data, stored.layout, config);
+    plot.setAttribute("role", "figure"); // no longer an image: it has Plotly's buttons; its label tells what it shows
+    plot.querySelectorAll(".main-svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
     await Plotly.relayout(plot, pageColours());
     if (stored.frames?.length) await Plotly.addFrames(plot, stored.frames);
     if (stored.layout.sliders?.length) await addSliders(figure, plot, stored);

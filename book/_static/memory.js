@@ -1,4 +1,4 @@
-// The memory in the browser: the functions of vla_teach's reference.py, streams.py and explorers.py under their own
+// The memory in the browser: the functions of vla_teach's reference.py, streams.py and explorers/ under their own
 // names. Matrices are flat Float64Arrays, row by row. A test draws both and compares them.
 "use strict";
 
@@ -215,13 +215,30 @@ const vlaMemory = (function () {
 
   const rows = (x, width) => Array.from({ length: x.length / width }, (_, t) => x.subarray(t * width, (t + 1) * width));
 
+  // A function of parameters that keeps its last results, by the parameters it depends on. So a slider computes anew
+  // what depends on it, and the rest is at hand.
+  function remember(names, compute, keep = 3) {
+    const kept = new Map();
+    return (p) => {
+      const key = names.map((name) => p[name]).join("|");
+      if (!kept.has(key)) {
+        if (kept.size >= keep) kept.delete(kept.keys().next().value);
+        kept.set(key, compute(p));
+      }
+      return kept.get(key);
+    };
+  }
+
+  const drawn = remember(["n", "seed", "lane"], ({ n, seed, lane }) => normal(n, seed, lane), 8);
+
   function correlatedStream(T, K, V, correlation, direction, seed) {
-    const shared = unitRows(normal(K, seed, 0), K, Math.sqrt(K)), own = normal(T * K, seed, 1);
+    const draws = (n, lane) => drawn({ n, seed, lane }); // kept, so not to be changed in place
+    const shared = unitRows(draws(K, 0).slice(), K, Math.sqrt(K)), own = draws(T * K, 1);
     const a = Math.sqrt(correlation), b = Math.sqrt(1 - correlation);
     const k = rows(unitRows(own.map((x, i) => a * shared[i % K] + b * x), K), K);
-    const v = rows(unitRows(normal(T * V, seed, 2), V), V);
+    const v = rows(unitRows(draws(T * V, 2).slice(), V), V);
     if (direction === "along the key") return { k, v, u: k };
-    const W = normal(K * K, seed, 3);
+    const W = draws(K * K, 3);
     return { k, v, u: k.map((row) => unitRows(matvec(W, row, new Float64Array(K)), K, 1 / Math.sqrt(K))) };
   }
 
@@ -258,23 +275,9 @@ const vlaMemory = (function () {
     return addOuter(S, error, g);
   }
 
-  // ---- explorers.py
+  // ---- explorers/
 
   const OFF_THE_CHART = 1e6, V = 16;
-
-  // A function of parameters that keeps its last results, by the parameters it depends on. So a slider computes anew
-  // what depends on it, and the rest is at hand.
-  function remember(names, compute, keep = 3) {
-    const kept = new Map();
-    return (p) => {
-      const key = names.map((name) => p[name]).join("|");
-      if (!kept.has(key)) {
-        if (kept.size >= keep) kept.delete(kept.keys().next().value);
-        kept.set(key, compute(p));
-      }
-      return kept.get(key);
-    };
-  }
 
   // The tokens at which curves are drawn. No number lies halfway, where NumPy would round otherwise.
   function gridOf(T, points = 200) {
@@ -365,21 +368,28 @@ const vlaMemory = (function () {
   const normsView = (p) => ({ times: gridOf(p.T), norms: stateNorms(p) });
 
   // For each memory its state [V, K] after each of the first n pairs, u = k; `seen(memory, S, t)` is called for each.
+  // The three gains share their A k; and what does not depend on lambda_0 is asked for by itself.
   function learn(k, v, n, lambda_0, seen) {
-    const K = k[0].length, error = new Float64Array(V);
-    const rule = (memory, step) => {
-      const S = new Float64Array(V * K);
-      for (let t = 0; t < n; t++) {
-        step(S, t);
+    const K = k[0].length, error = new Float64Array(V), g = new Float64Array(K), next = inverses(lambda_0, k);
+    const gains = { "VLA": "unit", "VLA, interpolating": "interpolate", "recursive least squares": "least_squares" };
+    const states = Object.entries(gains).map(([memory, gain]) => [memory, gain, new Float64Array(V * K)]);
+    for (let t = 0; t < n; t++) {
+      const { Au } = next();
+      for (const [memory, gain, S] of states) {
+        g.set(Au);
+        write(S, k[t], v[t], scaleGain(g, k[t], gain), error);
         seen(memory, S, t + 1);
       }
-    };
-    rule("linear attention", (S, t) => addOuter(S, v[t], k[t]));
-    rule("DeltaNet", (S, t) => write(S, k[t], v[t], k[t], error));
-    const gains = { "VLA": "unit", "VLA, interpolating": "interpolate", "recursive least squares": "least_squares" };
-    for (const [memory, gain] of Object.entries(gains)) {
-      const next = inverses(lambda_0, k);
-      rule(memory, (S, t) => write(S, k[t], v[t], scaleGain(next().Au, k[t], gain), error));
+    }
+  }
+
+  function learnFlat(k, v, n, seen) {
+    const K = k[0].length, error = new Float64Array(V), sum = new Float64Array(V * K), S = new Float64Array(V * K);
+    for (let t = 0; t < n; t++) {
+      addOuter(sum, v[t], k[t]);
+      seen("linear attention", sum, t + 1);
+      write(S, k[t], v[t], k[t], error);
+      seen("DeltaNet", S, t + 1);
     }
   }
 
@@ -403,21 +413,33 @@ const vlaMemory = (function () {
     return measure === "read-back error" ? wrong / all : right / n;
   }
 
-  const recallAlongPairs = remember(["correlation", "K", "lambda_0", "measure", "seed"], (p) => {
-    const { k, v } = correlatedStream(64, p.K, V, p.correlation, "along the key", p.seed), out = {};
-    learn(k, v, 64, p.lambda_0, (memory, S, n) => {
+  const CORRELATIONS = Array.from({ length: 20 }, (_, i) => 0.05 * i);
+
+  // 64 pairs; the first n are what a stream of n would have.
+  const pairsOf = remember(["correlation", "K", "seed"], ({ correlation, K, seed }) =>
+    correlatedStream(64, K, V, correlation, "along the key", seed), 25);
+
+  // Two parts of a recall curve: that of the memories without a penalty, and that of those with lambda_0.
+  function recallCurves(names, along) {
+    const flat = remember(names, (p) => along(p, learnFlat));
+    const priced = remember([...names, "lambda_0"], (p) =>
+      along(p, (k, v, n, seen) => learn(k, v, n, p.lambda_0, seen)));
+    return (p) => ({ ...flat(p), ...priced(p) });
+  }
+
+  const recallAlongPairs = recallCurves(["correlation", "K", "measure", "seed"], (p, run) => {
+    const { k, v } = pairsOf(p), out = {};
+    run(k, v, 64, (memory, S, n) => {
       if (n % 4 === 0) (out[memory] ??= []).push(recall(S, k, v, n, p.measure));
     });
     return out;
   });
 
-  const CORRELATIONS = Array.from({ length: 20 }, (_, i) => 0.05 * i);
-
-  const recallAlongCorrelations = remember(["n", "K", "lambda_0", "measure", "seed"], (p) => {
+  const recallAlongCorrelations = recallCurves(["n", "K", "measure", "seed"], (p, run) => {
     const out = {};
     for (const correlation of CORRELATIONS) {
-      const { k, v } = correlatedStream(p.n, p.K, V, correlation, "along the key", p.seed);
-      learn(k, v, p.n, p.lambda_0, (memory, S, n) => {
+      const { k, v } = pairsOf({ ...p, correlation });
+      run(k, v, p.n, (memory, S, n) => {
         if (n === p.n) (out[memory] ??= []).push(recall(S, k, v, n, p.measure));
       });
     }
@@ -534,7 +556,119 @@ const vlaMemory = (function () {
     };
   }
 
+  // ---- a whole step, width 2: F^n = [[p, b], [0, 1]]
+
+  const ANGLES = Array.from({ length: 37 }, (_, i) => 5 * i);
+
+  function stepPower(angle, beta, n) {
+    const one = 1 - beta * Math.cos(angle), side = -beta * Math.sin(angle);
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += one ** i;
+    const p = one ** n, b = side * sum;
+    return [p, b, norm2(p, b, 0, 1)];
+  }
+
+  function stepView({ angle, beta, n }) {
+    const turn = angle / DEGREES, [p, b, stretch] = stepPower(turn, beta, n), ellipse = [[], []];
+    const at = -Math.atan2(2 * Math.abs(b), p * p + b * b - 1) / 2;
+    for (let i = 0; i <= 72; i++) {
+      const x = Math.cos(2 * Math.PI * i / 72), y = Math.sin(2 * Math.PI * i / 72);
+      ellipse[0].push(x * p);
+      ellipse[1].push(x * b + y);
+    }
+    const over = ANGLES.map((degrees) => stepPower(degrees / DEGREES, beta, n));
+    return {
+      ellipse,
+      longest: [Math.cos(at) * p, Math.cos(at) * b + Math.sin(at)],
+      write: [Math.cos(turn), Math.sin(turn)],
+      angles: ANGLES,
+      stretch: over.map((x) => x[2]),
+      second: over.map((x) => x[0]),
+      here: [stretch, p],
+    };
+  }
+
+  // ---- a sequence in chunks
+
+  const stepsOf = (T, C) => Math.ceil(T / C) + 1;
+
+  function chunksView({ T, C, step }) {
+    const NEVER = 0, LATER = 1, NOW = 2, INSIDE = 3, STATE = 4, ANSWER = 5;
+    const state = (kind, when) => (when > step ? LATER : when === step ? NOW : kind);
+    const cells = Array.from({ length: T }, (_, t) => {
+      const chunk = Math.floor(t / C), row = new Array(T + 2).fill(NEVER);
+      for (let s = 0; s <= t; s++) {
+        row[s] = Math.floor(s / C) === chunk ? state(INSIDE, 1) : state(STATE, 1 + chunk);
+      }
+      row[T + 1] = state(ANSWER, stepsOf(T, C));
+      return row;
+    });
+    const sizes = Array.from({ length: T }, (_, i) => i + 1), half = (n) => n * (n + 1) / 2;
+    return {
+      cells,
+      sizes,
+      pairs: sizes.map((size) => Math.floor(T / size) * half(size) + half(T % size)),
+      steps: sizes.map((size) => stepsOf(T, size)),
+    };
+  }
+
+  // ---- the stream of digits; data: { images, labels }, characters, from digit_stream.py
+
+  const EVERY = 10, WIDE = 64, CLASSES = 10, LEARNED = 240;
+
+  const digitsOf = (() => {
+    let kept = null;
+    return (data) => {
+      if (kept?.data === data) return kept;
+      const images = Float64Array.from(data.images, (x) => parseInt(x, 17)), labels = Array.from(data.labels, Number);
+      return (kept = { data, images: rows(images, WIDE), labels, k: rows(unitRows(images.slice(), WIDE), WIDE) });
+    };
+  })();
+
+  const largestAt = (x) => x.indexOf(Math.max(...x));
+
+  // What every memory has learned: `right` as in digits_stream.py, and VLA's state after 10, 20, ... digits.
+  const readDigits = remember(["order", "lambda_0", "gain"], ({ order, lambda_0, gain, data }) => {
+    const { k, labels } = digitsOf(data), stream = Array.from({ length: LEARNED }, (_, t) => t);
+    if (order === "sorted by digit") stream.sort((a, b) => labels[a] - labels[b]); // stable, like NumPy's
+    const x = stream.map((t) => k[t]), v = stream.map((t) => Float64Array.from({ length: CLASSES }, (_, d) => +(d === labels[t])));
+    const error = new Float64Array(CLASSES), answer = new Float64Array(CLASSES), right = {}, states = [];
+    const rule = (memory, step) => {
+      const S = new Float64Array(CLASSES * WIDE);
+      right[memory] = [];
+      for (let t = 0; t < LEARNED; t++) {
+        step(S, t);
+        if ((t + 1) % EVERY) continue;
+        let found = 0;
+        for (let i = LEARNED; i < k.length; i++) found += largestAt(matvec(S, k[i], answer)) === labels[i];
+        right[memory].push(found / (k.length - LEARNED));
+        if (memory === "VLA") states.push(S.slice());
+      }
+    };
+    rule("linear attention", (S, t) => addOuter(S, v[t], x[t]));
+    rule("DeltaNet", (S, t) => write(S, x[t], v[t], x[t], error));
+    for (const [memory, by] of [["VLA", gain], ["recursive least squares", "least_squares"]]) {
+      const next = inverses(lambda_0, x);
+      rule(memory, (S, t) => write(S, x[t], v[t], scaleGain(next().Au, x[t], by), error));
+    }
+    return { right, states };
+  });
+
+  function digitsView(p) {
+    const { images, labels, k } = digitsOf(p.data), { right, states } = readDigits(p), i = LEARNED + p.asked - 1;
+    const S = states[p.t / EVERY - 1];
+    return {
+      seen: right.VLA.map((_, i) => EVERY * (i + 1)),
+      right,
+      rows: rows(S, WIDE),
+      image: rows(images[i], 8),
+      label: labels[i],
+      answers: matvec(S, k[i], new Float64Array(CLASSES)),
+    };
+  }
+
   return {
-    uniform, normal, correlatedStream, penaltyView, normsView, recallView, adversaryView, angleView, between, OFF_THE_CHART,
+    uniform, normal, correlatedStream, penaltyView, normsView, recallView, adversaryView, angleView, between,
+    stepView, stepsOf, chunksView, digitsView, largestAt, OFF_THE_CHART,
   };
 })();

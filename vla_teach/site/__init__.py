@@ -89,6 +89,12 @@ def count(app, config):
     config.myst_substitutions = counts()
 
 
+def mend_citations(app, page, template, context, doctree):
+    """Docutils gives the entries of its citation list a role that a list may not have; screen readers miss them."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app):
     from vla_teach.site import api, front, glossary, launch
 
@@ -99,6 +105,7 @@ def setup(app):
     app.add_transform(glossary.Mark)
     app.connect("html-page-context", glossary.add_meanings)
     app.connect("html-page-context", search_from_a_file)
+    app.connect("html-page-context", mend_citations)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)
     app.connect("build-finished", copy_libraries)
