@@ -28,6 +28,16 @@ from vla_teach.tensor_checks import DTYPES, check_sequences, check_state, check_
 NAMES = ("N", "H", "V", "K", "dtype", "gain", "gradients", "the sum of |S| at the start", "the sum of |M| at the start")
 
 
+def sent_rows(K, V):
+    """What a rank sends in exchanges 1 and 2: so many rows of K numbers, a head of a sequence."""
+    return K, V + K
+
+
+def returned_rows(K, V):
+    """What comes back in the backward pass."""
+    return V + K, K
+
+
 def slice_bounds(cu_seqlens, first, T):
     """cu_seqlens [N + 1] for a rank with T tokens from token `first` of the row, from that of the whole row."""
     return (cu_seqlens - first).clamp(0, T)
