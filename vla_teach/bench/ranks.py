@@ -137,6 +137,11 @@ def settings_of(args):
     return settings
 
 
+def kernels_of(settings):
+    """The back end that runs."""
+    return "triton" if settings["device"] == "cuda" else "chunk"
+
+
 def partial_of(out):
     return out.with_name(out.name + ".partial")
 
@@ -382,15 +387,19 @@ class Work:
     def exchange(self, piece):
         """The collectives of one pass, and nothing else."""
         group, R, H, D = self.groups[piece["R"]], piece["R"], self.settings["H"], piece["D"]
-        sent = [torch.ones(1, H, rows, D, device=self.device) for rows in distributed.sent_rows(D, D)]
-        back = [torch.ones(R, 1, H, rows, D, device=self.device) for rows in distributed.returned_rows(D, D)]
+        kind = kernels_of(self.settings)
+        sent = [torch.ones(1, H, rows, D, device=self.device) for rows in distributed.rows_sent(D, D, kind)]
+        back = [torch.ones(R, 1, H, rows, D, device=self.device) for rows in distributed.rows_sent(D, D, kind, True)]
 
         def call(_):
             distributed.agree([1.0] * len(distributed.NAMES), self.device, group)
             for x in sent:
                 distributed.everyones(x, group)
-            for x in back if piece["passes"] == BOTH else ():
-                distributed.exchange(dist.reduce_scatter, torch.empty_like(x[0]), list(x), group)
+            for i, x in enumerate(back if piece["passes"] == BOTH else ()):
+                if kind == "triton" and i == 0:
+                    distributed.everyones(x[0], group)
+                else:
+                    distributed.exchange(dist.reduce_scatter, torch.empty_like(x[0]), list(x), group)
 
         with counted() as bytes_:
             call(0)
@@ -507,11 +516,11 @@ def times(content, what, D, passes, R=1):
     return {row["T"]: row["median_ms"] for row in sorted(rows, key=lambda row: row["T"])}
 
 
-def received(R, H, K, V, passes, size=4):
+def received(R, H, K, V, passes, backend="triton", size=4):
     """Bytes that reach a rank from the others, by the formula; with the check of exchange 0."""
-    numbers = sum(distributed.sent_rows(K, V))
+    numbers = sum(distributed.rows_sent(K, V, backend))
     if passes == BOTH:
-        numbers += sum(distributed.returned_rows(K, V))
+        numbers += sum(distributed.rows_sent(K, V, backend, backward=True))
     return (R - 1) * (H * numbers * K * size + 8 * (1 + len(distributed.NAMES)))
 
 
@@ -549,9 +558,10 @@ def model(content, D, passes):
     R_0 = min(one["R"] for one in content["links"])
     _, slope = fit_link([one for one in content["links"] if one["R"] == R_0])
     exchanges, H = exchange_time(content, D, passes, R_0), content["settings"]["H"]
+    kind = kernels_of(content["settings"])
 
     def predict(T, R):
-        further = received(R, H, D, D, passes) - received(R_0, H, D, D, passes)
+        further = received(R, H, D, D, passes, kind) - received(R_0, H, D, D, passes, kind)
         return max(least, rate * T / R) + exchanges + max(0.0, further * slope)
 
     return predict
