@@ -159,6 +159,7 @@ def by_kernels(tokens, lengths, S, M, gain, group):
     from vla_teach.kernels.run import vla_tokens
 
     some, here = present(len(S), lengths)
+    some = slice(None) if len(some) == len(S) else some  # a list of indices would keep the GPU waiting
     others = Others(some, group, tokens[2].shape[3], tokens[1].shape[3])
     return vla_tokens(*tokens, S.contiguous(), M[some], gain, here, others)[:2]
 

@@ -74,7 +74,7 @@ def main(words=None):
     parser.add_argument("--H", type=whole, help="heads; 16")
     parser.add_argument("--seconds", type=float, default=0.3, help="for the repetitions of one measurement")
     parser.add_argument(
-        "--limit", type=float, default=120, help="seconds from when all have begun; what is not done by then is left"
+        "--limit", type=float, default=115, help="seconds from when all have begun; what is not done by then is left"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the OUT.partial that a stopped run left")
     parser.add_argument("--smoke", action="store_true", help="on the CPU with gloo, tiny; the numbers mean nothing")
@@ -84,7 +84,7 @@ def main(words=None):
     try:
         settings = settings_of(args)
         if args.inside:
-            return rank_main(settings, out)
+            return rank_main(settings, out, args.limit)
         if out.is_dir():
             raise ValueError(f"--out {out} is a folder; expected a file")
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,8 @@ def main(words=None):
         elif not partial.exists():
             raise ValueError(f"--resume: there is no {partial}; run without it")
         command = " ".join([parser.prog, *without_out([word for word in words if word != "--resume"])])
-        problems = start(words, settings, command)
+        run = [sys.executable, "-m", "vla_teach.bench.ranks", *words, "--inside"]
+        problems = start(run, max(settings["world"]), args.limit + START, dict(VLA_COMMAND=command))
         if not partial.exists():
             raise ValueError(f"nothing was measured: {'; '.join(problems)}")
         content = read_json(partial)
@@ -129,7 +130,7 @@ def settings_of(args):
     if max(args.world) > len(usual["check_T"]):
         usual["check_T"] = usual["check_T"] * most
     usual["check_T"] = usual["check_T"][: max(2, most)]
-    told = dict(world=sorted(set(args.world)), seconds=args.seconds, limit=args.limit, smoke=args.smoke)
+    told = dict(world=sorted(set(args.world)), seconds=args.seconds, smoke=args.smoke)
     rule = dict(B=1, dtype="bfloat16", gain=GAIN, lambda_0=LAMBDA_0, nvls=os.environ.get("NCCL_NVLS_ENABLE"))
     settings = usual | given | told | rule
     if any(T % R for T in settings["T"] for R in settings["world"]):
@@ -149,19 +150,20 @@ def partial_of(out):
 # ---- the processes ----------------------------------------------------------------------------------------------
 
 
-def start(words, settings, command):
-    """Runs this module once a rank; what went wrong, in words. Nothing that was started is left behind."""
+def start(run, n, seconds, environment):
+    """Runs a command n times, as the ranks of a group; what went wrong, in words.
+
+    Where one rank fails, or time is up, all are ended. Nothing that was started is left behind.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    n = max(settings["world"])
-    place = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(n), VLA_COMMAND=command)
-    place["OMP_NUM_THREADS"] = "1"
+    place = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(n), OMP_NUM_THREADS="1")
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # they are all on this machine
         place[name] = os.environ.get(name, "lo")
-    run = [sys.executable, "-m", "vla_teach.bench.ranks", *words, "--inside"]
+    place |= environment
     ranks = [subprocess.Popen(run, env=os.environ | place | dict(RANK=str(i), LOCAL_RANK=str(i))) for i in range(n)]
-    ends, problems = time.monotonic() + settings["limit"] + START, []
+    ends, problems = time.monotonic() + seconds, []
     try:
         while any(rank.poll() is None for rank in ranks):
             if lost := [i for i, rank in enumerate(ranks) if rank.poll()]:
@@ -174,27 +176,27 @@ def start(words, settings, command):
     finally:
         for rank in ranks:
             if rank.poll() is None:
-                rank.terminate() if not problems else rank.kill()
+                rank.kill()
             rank.wait()
     return problems
 
 
-def rank_main(settings, out):
+def rank_main(settings, out, limit):
     """The life of one rank."""
     rank, wait = int(os.environ["RANK"]), timedelta(seconds=TIMEOUT)
     device = torch.device(settings["device"], rank) if settings["device"] == "cuda" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(settings["backend"], timeout=wait)
-    work = Work(settings, device, out)
+    work = Work(settings, device, out, limit)
     for piece in pieces(settings):
         if not work.go_on(piece):
             continue
         work.note(piece, work.tried(piece))
     work.finish()
     dist.barrier(group=work.control)
-    dist.destroy_process_group()
-    return 0
+    sys.stdout.flush()
+    os._exit(0)  # all is written; nothing is to go wrong in taking the groups down
 
 
 def pieces(settings):
@@ -219,11 +221,11 @@ def pieces(settings):
 class Work:
     """What a rank holds while it measures. Rank 0 decides and notes; the others follow."""
 
-    def __init__(self, settings, device, out):
-        self.settings, self.device, self.partial = settings, device, partial_of(out)
+    def __init__(self, settings, device, out, limit):
+        self.settings, self.device, self.partial, self.limit = settings, device, partial_of(out), limit
         self.rank, self.began = dist.get_rank(), time.monotonic()
         # Orders are sent over gloo: a rank that waits for its turn waits on the CPU.
-        self.control = dist.new_group(backend="gloo", timeout=timedelta(seconds=settings["limit"] + TIMEOUT))
+        self.control = dist.new_group(backend="gloo", timeout=timedelta(seconds=limit + TIMEOUT))
         self.groups = {R: dist.new_group(list(range(R))) for R in range(1, dist.get_world_size() + 1)}
         seed = self.told(secrets.randbits(32))
         self.generator = torch.Generator(device).manual_seed(seed + self.rank)
@@ -241,6 +243,7 @@ class Work:
         if problem := self.told(problem):
             raise ValueError(problem)
         self.kept["seeds"].append(seed)
+        self.before, self.provenance = self.kept.get("provenance", {}).get("seconds", 0.0), None
 
     def told(self, what):
         """What rank 0 has, on all ranks."""
@@ -252,7 +255,7 @@ class Work:
         """Whether this piece is done now: it is not there yet, there is time, and memory for it."""
         verdict = None
         if self.rank == 0:
-            late = time.monotonic() - self.began > self.settings["limit"]
+            late = time.monotonic() - self.began > self.limit
             verdict = "done" if piece in self.kept["done"] else "late" if late else self.too_large(piece)
             if verdict == NO_MEMORY:
                 self.note(piece, dict(status=NO_MEMORY, why="a smaller one did not fit"))
@@ -283,12 +286,18 @@ class Work:
         print(f"{time.monotonic() - self.began:6.1f} s  {line} {more}", flush=True)
         self.keep()
 
-    def keep(self):
-        seconds = time.monotonic() - self.began
-        about = provenance(os.environ.get("VLA_COMMAND", ""), self.device, seconds)
+    def about(self):
+        """The provenance, but for the seconds."""
+        about = provenance(os.environ.get("VLA_COMMAND", ""), self.device, 0.0)
         more = dict(nccl=".".join(map(str, torch.cuda.nccl.version()))) if self.device.type == "cuda" else {}
-        about["versions"] = about["versions"] | self.kept["versions"] | more
-        write_json(self.partial, self.kept | dict(provenance=about | dict(sources=self.kept["sources"])))
+        versions = about["versions"] | self.kept["versions"] | more
+        return about | dict(versions=versions, sources=self.kept["sources"])
+
+    def keep(self):
+        """Writes all that is known."""
+        self.provenance = self.provenance or self.about()
+        seconds = self.before + time.monotonic() - self.began
+        write_json(self.partial, self.kept | dict(provenance=self.provenance | dict(seconds=seconds)))
 
     def finish(self):
         """Says whether nothing is missing."""
@@ -369,6 +378,7 @@ class Work:
         ours, other = ({name: relative_error(a, wanted[name]) for name, a in some.items()} for some in (got, one))
         least = 1e-5 if piece["dtype"] == "float32" else 1e-4  # below it is luck: sums in another order
         limits = {name: TWICE * max(error, least) for name, error in other.items()}
+        limits["dlambda_0"] = max(limits.values())  # a sum over all tokens, whose own error is a matter of luck
         passed = all(math.isfinite(error) and error <= limits[name] for name, error in ours.items())
         safe = {name: error if math.isfinite(error) else None for name, error in ours.items()}
         bounds = None if bounds is None else bounds.tolist()
