@@ -102,7 +102,7 @@ def invented(rate=1e-3, least=2.0, delay=0.1, speed=1e5, world=(1, 2)):
 
 
 def test_the_model_finds_the_rule_that_made_the_times():
-    """Guards the fit: a level part and a straight line are found; more ranks cost further bytes, and no time of theirs counts."""
+    """Guards the fit: a level part and a straight line are found; more ranks cost the further bytes."""
     content = invented()
     predict = ranks.model(content, 64, BOTH)
     assert predict(1000, 2) == pytest.approx(2.0 + 0.5)
