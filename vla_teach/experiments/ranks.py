@@ -1,6 +1,7 @@
 """One training run over several ranks: parts of the batch, slices of the sequences, or both; started by torchrun.
 
-    torchrun --nproc-per-node 4 --max-restarts 3 -m vla_teach.experiments.ranks --sequence 2 --checkpoint FILE
+    torchrun --standalone --nproc-per-node 4 --max-restarts 3 \\
+        -m vla_teach.experiments.ranks --sequence 2 --checkpoint FILE
 
 This is `train`, with its model, batches, optimiser and checkpoints, and gives its numbers but for rounding. Ranks stand
 in rows: the `sequence` ranks of a row share the same examples, each with a slice of their tokens, and the rows share
@@ -11,7 +12,7 @@ out the batch. What a rank sends in a step:
 
 Every rank draws the whole batch from the seed and keeps its part: so no data are sent. A rank that is lost ends the
 others with an error, after --timeout seconds at the latest; torchrun --max-restarts starts all again, and they go on
-from the checkpoint. A checkpoint does not depend on the number of ranks.
+from the checkpoint, which does not depend on the number of ranks.
 """
 
 import argparse
@@ -81,6 +82,18 @@ def place_of(sequence, timeout):
     return Place(rank // sequence, n // sequence, rank % sequence, sequence, mine, dist.group.WORLD)
 
 
+def join(backend, timeout):
+    """init_process_group, also after torchrun has started all again.
+
+    The store, in which processes leave their addresses, outlives them, and in PyTorch 2.13 the new ones at times found
+    the addresses of the dead. So each attempt has a corner of its own.
+    """
+    wait = timedelta(seconds=timeout)
+    store, rank, n = next(dist.rendezvous("env://", timeout=wait))
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=n, timeout=wait)
+
+
 def part(n, i, of):
     """Piece i of n things that are shared out evenly, as a slice."""
     return slice(n * i // of, n * (i + 1) // of)
@@ -126,9 +139,12 @@ def over_slices(model, group):
         ("a layer other than VLA", any(type(layer) is not VariationalLinearAttention for layer in layers)),
         ("positions", model.backbone.positions is not None),
         ("pooling over tokens", model.pooling == "mean"),
-        ("a relation between all tokens", model.related or any(x.penalty == "relation" for x in layers)),
-        ("a nudge", any(layer.nudge for layer in layers)),
-        ("a sum over all features", any(layer.z_normaliser for layer in layers)),
+        (
+            "a relation between all tokens",
+            model.related or any(getattr(x, "penalty", None) == "relation" for x in layers),
+        ),
+        ("a nudge", any(getattr(x, "nudge", 0) for x in layers)),
+        ("a sum over all features", any(getattr(x, "z_normaliser", False) for x in layers)),
     ):
         if wrong:
             raise ValueError(f"the model has {name}; expected one without where sequences are cut into slices")
@@ -179,10 +195,12 @@ def evaluate(model, task, batch, size, place, device):
     found = torch.zeros(3, dtype=torch.float64, device=device)  # what is right, how much was asked, what is not finite
     for start in range(0, len(batch.x), size):
         x, asked, y, _ = on_device(piece(rows(batch, slice(start, start + size)), place), device)
-        out = model(x, asked)
+        out = finite_or_none(lambda x=x, asked=asked: model(x, asked))
+        if out is None:  # weights with NaN, and so on all ranks
+            return None
         right = (out - y).square() if task.kind == "regress" else out.argmax(-1) == y
-        found += torch.stack([right.double().sum(), right.new_ones(right.shape).double().sum(),
-                              (~out.isfinite()).double().sum()])  # fmt: skip
+        wrong = (~out.isfinite()).sum()
+        found += torch.stack([right.double().sum(), wrong.new_tensor(right.numel()), wrong])
     add_up([found], place.all)
     right, asked, wrong = found.tolist()
     return None if wrong else right / asked
@@ -287,7 +305,7 @@ def main(words=None):
     if cuda:
         torch.cuda.set_device(device)
     started = time.perf_counter()
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=args.timeout))
+    join("nccl" if cuda else "gloo", args.timeout)
     try:
         found = train_over(settings_of(args), args.label, args.rate, args.seed, place_of(args.sequence, args.timeout),
                            device, args.checkpoint)[0]  # fmt: skip
