@@ -7,6 +7,8 @@ needs the maps before its own. Both are a few [K, K] or [V, K] matrices a head, 
     exchange 0  what each rank was called with, a few numbers: ranks that do not fit are named before anyone waits
     exchange 1  U^T U of the slice [N, H, K, K]; the prefix sum gives every rank the M before its slice
     exchange 2  (Q, P) of the slice [N, H, V + K, K]; applied in order to S_0 they give every state between slices
+    backwards   the same two, mirrored: what all ranks send back is added up. With the kernels exchange 2 is mirrored
+                by an exchange of gradients of states, [N, H, 2 V, K]
 
 A rank that has ended, or that does not come to an exchange, is an error on all others, after the group's timeout at the
 latest: init_process_group(..., timeout=datetime.timedelta(seconds=60)). The default is 30 minutes (10 with NCCL).
