@@ -46,7 +46,7 @@ def compiled(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernels_compile_and_fit(compiled, case):
-    """Guards a forward and a backward pass, of a slice, too, and a step: each kernel is there, none asks for too much shared memory."""
+    """Guards both passes, of a slice, too, and a step: each kernel is there, none asks for too much shared memory."""
     assert {kernel for kernel, _ in compiled[case]} == KERNELS
     large = [(kernel, shared) for kernel, shared in compiled[case] if shared > SHARED]
     assert not large, f"more than {SHARED} bytes: {large}"
