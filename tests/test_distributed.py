@@ -94,15 +94,17 @@ def test_single_precision(ranks):
     fine(ranks(check_all, [dict(lengths=(9, 3, 70, 1), **LOW | dict(backend="chunk", H=2))]))
 
 
-def test_the_kernels_over_slices(ranks):
+@pytest.mark.parametrize("case", KERNELS, ids=range(len(KERNELS)))
+def test_the_kernels_over_slices(ranks, case):
     """Guards the kernels' own way: maps and gradients by separate walks, packed sequences, ranks that need little."""
-    fine(ranks(check_all, [LOW | case for case in KERNELS]))
+    fine(ranks(check_all, [LOW | case]))
 
 
 def test_the_kernels_over_many_chunks_and_parts(ranks):
     """Guards what the walks carry from chunk to chunk and from part to part, forward and backward."""
     cases = dict(lengths=(33, 18)), dict(lengths=(20, 17), packed=[0, 18, 36, 37])
-    fine(ranks(check_small, [LOW | dict(start="state") | case for case in cases], PIECES))
+    for case in cases:  # the interpreter is slow
+        fine(ranks(check_small, [LOW | dict(start="state") | case], PIECES))
 
 
 @pytest.mark.parametrize(("original", "broken"), KERNEL_MUTATIONS, ids=range(len(KERNEL_MUTATIONS)))
