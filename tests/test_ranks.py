@@ -7,7 +7,7 @@ import pytest
 
 from vla_teach.bench import ranks
 from vla_teach.bench.contestants import BOTH, PASSES
-from vla_teach.experiments.results import read_json, write_json
+from vla_teach.experiments.results import ROOT, read_json, write_json
 
 SMOKE = ("--smoke", "--seconds", "0.01", "--T", "64")
 
@@ -85,6 +85,16 @@ def test_what_cannot_be_measured_is_refused(capsys, tmp_path):
         assert ranks.main([*words, *out]) == 2
         assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stored_results_are_whole_and_right():
+    """Guards book/results/ranks.json: nothing missing, every check passed, the bytes those of the formula."""
+    content = ranks.read_ranks(ROOT / "book/results/ranks.json")
+    assert content["complete"] and not content["settings"]["smoke"] and content["provenance"]["dirty"] is False
+    assert content["checks"] and all(one["passed"] for one in content["checks"])
+    for row in content["rows"]:
+        if row["what"] in ("ranks", "exchange"):
+            assert row["received"] == ranks.received(2, content["settings"]["H"], row["D"], row["D"], row["passes"])
 
 
 # ---- the model --------------------------------------------------------------------------------------------------
