@@ -31,7 +31,7 @@ KERNELS = (
     dict(lengths=(5, 6), apart=True),
     dict(lengths=(3, 4), only=("q", "u")),
 )
-PIECES = dict(CHUNK=16, ANCHOR=1, PART=16, PROGRAMS=1)  # a part for each chunk
+PIECES = dict(CHUNK=16, ANCHOR=1, PART=64, PROGRAMS=1)  # parts of two chunks of two sequences
 KERNEL_MUTATIONS = (
     (
         "states = everyones(mine, self.group), [S[..., :V, :K]]",
