@@ -171,6 +171,14 @@ def check_all(groups, cases, original=None, broken=None):
         raise AssertionError("; ".join(wrong))
 
 
+def check_small(groups, cases, sizes):
+    """The same with the kernels' chunks and parts of other sizes."""
+    from oracle_kernels import small_plan
+
+    with small_plan(**sizes):
+        check_all(groups, cases)
+
+
 def call(groups, changes):
     """The words of the error of a call in which `changes[rank]` are this rank's own arguments."""
     x = batch(T=3)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracle import GAINS
-from oracle_distributed import LATE, Ranks, call, check_all, lose
+from oracle_distributed import LATE, Ranks, call, check_all, check_small, lose
 
 from vla_teach import ops
 
@@ -22,6 +22,28 @@ PACKED = (
     dict(lengths=(3, 1, 7, 2), packed=[0, 2, 5, 6, 9, 13], start="state"),  # one over three ranks, some within one
     dict(lengths=(4, 4), packed=[0, 4, 8], R=2),  # cut where a sequence ends
     dict(lengths=(2, 2, 2, 2), packed=[0, 8], backend="recurrent"),
+)
+LOW = dict(dtype=torch.float32, tol=1e-3, K=16, V=16, H=1, backend="triton")  # by Triton's interpreter
+KERNELS = (
+    dict(lengths=(2, 1), packed=[0, 3]),
+    dict(lengths=(6, 3), R=2, start="state"),
+    dict(lengths=(3, 1, 6, 2), packed=[0, 2, 5, 12], gain="interpolate", gated=True, start="state"),
+    dict(lengths=(5, 6), apart=True),
+    dict(lengths=(3, 4), only=("q", "u")),
+)
+PIECES = dict(CHUNK=16, ANCHOR=1, PART=64, PROGRAMS=1)  # parts of two chunks of two sequences
+KERNEL_MUTATIONS = (
+    (
+        "states = everyones(mine, self.group), [S[..., :V, :K]]",
+        "states = everyones(mine, self.group), [0 * S[..., :V, :K]]",
+    ),
+    ("states[-1] @ both[:, :, V:] + both[:, :, :V]", "states[-1] + both[:, :, :V]"),
+    ("states[place(self.group)[0]], S)[self.some]", "states[0], S)[self.some]"),
+    ("gradients = [all_[:, 0].sum(0)]", "gradients = [mine[0]]"),
+    ("gradients[0] @ P_j.mT + D_j", "gradients[0] @ P_j + D_j"),
+    ("gradients[0] @ P_j.mT + D_j", "gradients[0] @ P_j.mT"),
+    ("gradients[rank + 1], dS", "gradients[rank], dS"),
+    ("gradients[0] if rank == 0 else", "gradients[0] if rank >= 0 else"),
 )
 MUTATIONS = (
     ("M[rank], gain, backend)", "M[rank + 1], gain, backend)"),  # the prefix has its own slice
@@ -68,10 +90,29 @@ def test_packed_sequences_over_slices(ranks):
 
 
 def test_single_precision(ranks):
-    """Guards the arithmetic in float32, and the Triton kernels (by their interpreter), which take two passes."""
-    low = dict(dtype=torch.float32, tol=1e-3, K=16, V=16)
-    fine(ranks(check_all, [dict(lengths=(9, 3, 70, 1), **low)]))
-    fine(ranks(check_all, [dict(lengths=(2, 1), packed=[0, 3], H=1, backend="triton", **low)]))
+    """Guards the arithmetic in float32."""
+    fine(ranks(check_all, [dict(lengths=(9, 3, 70, 1), **LOW | dict(backend="chunk", H=2))]))
+
+
+@pytest.mark.parametrize("case", KERNELS, ids=range(len(KERNELS)))
+def test_the_kernels_over_slices(ranks, case):
+    """Guards the kernels' own way: maps and gradients by separate walks, packed sequences, ranks that need little."""
+    fine(ranks(check_all, [LOW | case]))
+
+
+def test_the_kernels_over_many_chunks_and_parts(ranks):
+    """Guards what the walks carry from chunk to chunk and from part to part, forward and backward."""
+    cases = dict(lengths=(33, 18)), dict(lengths=(20, 17), packed=[0, 18, 36, 37])
+    for case in cases:  # the interpreter is slow
+        fine(ranks(check_small, [LOW | dict(start="state") | case], PIECES))
+
+
+@pytest.mark.parametrize(("original", "broken"), KERNEL_MUTATIONS, ids=range(len(KERNEL_MUTATIONS)))
+def test_a_mutation_of_the_kernels_exchange_is_noticed(ranks, original, broken):
+    """Guards the two tests above: each of these mistakes makes one of the ranks complain."""
+    answers = ranks(check_all, [LOW | dict(lengths=(2, 3), start="state")], original, broken)
+    assert any(isinstance(answer, AssertionError) for answer in answers)
+    assert all(answer is None or isinstance(answer, AssertionError) for answer in answers), answers
 
 
 def test_ranks_that_need_other_gradients(ranks):

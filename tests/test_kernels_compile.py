@@ -23,7 +23,7 @@ CASES = [  # K, V, R, dtype, gain
 ]
 KERNELS = {
     *("row_sums", "prefix", "solve", "triangle", "walk", "outputs"),
-    *("mirror", "walk_back", "write_gradients", "pair_sums", "penalty_gradients", "walk_tokens"),
+    *("mirror", "walk_back", "write_gradients", "pair_sums", "penalty_gradients", "walk_tokens", "ends", "starts"),
 }
 
 
@@ -46,7 +46,7 @@ def compiled(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernels_compile_and_fit(compiled, case):
-    """Guards a forward and a backward pass and a step: each kernel is there, none asks for too much shared memory."""
+    """Guards both passes, of a slice, too, and a step: each kernel is there, none asks for too much shared memory."""
     assert {kernel for kernel, _ in compiled[case]} == KERNELS
     large = [(kernel, shared) for kernel, shared in compiled[case] if shared > SHARED]
     assert not large, f"more than {SHARED} bytes: {large}"
@@ -71,6 +71,17 @@ def specialised(function, arguments):
         else:
             types[name], hints[(i,)] = "i32", [["tt.divisibility", 16]] if value % 16 == 0 else []
     return dict(signature=types, constexprs=constants, attrs=hints)
+
+
+class Alone:
+    """The other slices where there are none: as `vla_teach.distributed.Others`."""
+
+    def before(self, S, Q, P):
+        self.last = S @ P + Q
+        return S
+
+    def after(self, dS, D):
+        return dS, D
 
 
 def compile_all():
@@ -98,6 +109,7 @@ def compile_all():
         S, A = torch.zeros(B, H, V, K), torch.zeros(B, H, K, K)
         o, _, _ = vla_tokens(*tokens, S, A, gain)
         o.sum().backward()
+        vla_tokens(*tokens, S, A, gain, others=Alone())[0].sum().backward()
         token_by_token(*(x[:, :1] for x in tokens), S, A, gain)
 
 

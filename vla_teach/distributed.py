@@ -7,6 +7,8 @@ needs the maps before its own. Both are a few [K, K] or [V, K] matrices a head, 
     exchange 0  what each rank was called with, a few numbers: ranks that do not fit are named before anyone waits
     exchange 1  U^T U of the slice [N, H, K, K]; the prefix sum gives every rank the M before its slice
     exchange 2  (Q, P) of the slice [N, H, V + K, K]; applied in order to S_0 they give every state between slices
+    backwards   the same two, mirrored: what all ranks send back is added up. With the kernels exchange 2 is mirrored
+                by an exchange of gradients of states, [N, H, 2 V, K]
 
 A rank that has ended, or that does not come to an exchange, is an error on all others, after the group's timeout at the
 latest: init_process_group(..., timeout=datetime.timedelta(seconds=60)). The default is 30 minutes (10 with NCCL).
@@ -19,6 +21,7 @@ that ends with such a group was at times aborted by gloo at its very end. A func
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from vla_teach import ops
 from vla_teach.checks import GAINS, check_gain
@@ -26,6 +29,16 @@ from vla_teach.tensor_checks import DTYPES, check_sequences, check_state, check_
 
 # What must be the same on all ranks; a number stands for each.
 NAMES = ("N", "H", "V", "K", "dtype", "gain", "gradients", "the sum of |S| at the start", "the sum of |M| at the start")
+
+
+def rows_sent(K, V, backend, backward=False):
+    """How many rows of K numbers a rank sends to each other in the exchanges of a pass, for a head of a sequence.
+
+    With the kernels the backward pass sends gradients of states, else whatever autograd finds for Q, P and the sums.
+    """
+    if not backward:
+        return K, V + K
+    return (2 * V if backend == "triton" else V + K), K
 
 
 def slice_bounds(cu_seqlens, first, T):
@@ -55,13 +68,16 @@ def vla_over_ranks(
 
     with torch.autocast(k.device.type, enabled=False):
         M = torch.cat([M[None], gather(own_sum(tokens[3].to(dtype), lengths))]).cumsum(0)  # before each, after all
-        o, through, Q, P = own_map(tokens, lengths, M[rank], gain, backend)
-        states = [S]
-        for Q_j, P_j in zip(*gather(torch.cat([Q, P], 2)).split([Q.shape[2], P.shape[2]], 3), strict=True):
-            states.append(states[-1] @ P_j + Q_j)
-        states = torch.stack(states)  # so that the first rank's state hangs on the exchange like all others
-        o = o + read(states[rank], through, lengths)
-        o, S, M = Together.apply(o, states[-1], M[-1])
+        if backend == "triton":
+            o, last = by_kernels(tokens, lengths, S, M[rank], gain, group)
+        else:
+            o, through, Q, P = own_map(tokens, lengths, M[rank], gain, backend)
+            states = [S]
+            for Q_j, P_j in zip(*gather(torch.cat([Q, P], 2)).split([Q.shape[2], P.shape[2]], 3), strict=True):
+                states.append(states[-1] @ P_j + Q_j)
+            states = torch.stack(states)  # so that the first rank's state hangs on the exchange like all others
+            o, last = o + read(states[rank], through, lengths), states[-1]
+        o, S, M = Together.apply(o, last, M[-1])
         return o.to(v.dtype), ops.State(S, ops.inverse(M)) if output_final_state else None
 
 
@@ -106,29 +122,14 @@ def own_map(tokens, lengths, M, gain, backend):
     start = M.new_zeros(N, H, V + K, K)
     start[:, :, V:] = torch.eye(K, dtype=M.dtype, device=M.device)
     v = torch.cat([v, v.new_zeros(*v.shape[:3], K)], 3)
-    some = [n for n in range(N) if not lengths or lengths[n]]  # a sequence without tokens here changes nothing
-
-    here = [lengths[n] for n in some] if lengths else None
-
-    def rows(which):
-        """Answers and last states of some rows of the state."""
-        return run((q, k, v[..., which], u, beta), here, start[some][:, :, which], M[some], gain, backend)
-
-    if backend == "triton":  # whose kernels know few widths: in two passes
-        (o, Q), (through, P) = rows(slice(V)), rows(slice(V, None))
-        o, S = torch.cat([o, through], 3), torch.cat([Q, P], 2)
-    else:
-        o, S = rows(slice(None))
+    some, here = present(N, lengths)
+    o, S = run((q, k, v, u, beta), here, start[some], M[some], gain, backend)
     end = start.index_copy(0, torch.tensor(some, device=S.device), S)
     return *o.split([V, K], 3), *end.split([V, K], 2)
 
 
 def run(tokens, lengths, S, M, gain, backend):
     """(o, S) of the tokens here, from S and M, by one of the back ends of `ops`."""
-    if backend == "triton":
-        from vla_teach.kernels.run import vla_tokens
-
-        return vla_tokens(*tokens, S.contiguous(), M, gain, lengths)[:2]
 
     def heads_first(tokens, S, A):
         o, S, A = ops.BACKENDS[backend](*(x.transpose(1, 2) for x in tokens), S, A, gain)
@@ -138,10 +139,74 @@ def run(tokens, lengths, S, M, gain, backend):
     return (ops.packed(heads_first, tokens, lengths, S, A) if lengths else heads_first(tokens, S, A))[:2]
 
 
+def present(N, lengths):
+    """Which of N sequences have tokens here, and how many, or None where every row is one."""
+    some = [n for n in range(N) if not lengths or lengths[n]]  # one without tokens here changes nothing
+    return some, [lengths[n] for n in some] if lengths else None
+
+
 def read(S, through, lengths):
     """S through, token by token. S [N, H, V, K], through [B, T, H, K] -> [B, T, H, V]."""
     parts = [torch.einsum("hvk,thk->thv", *x) for x in zip(S, sequences(through.to(S.dtype), lengths), strict=True)]
     return torch.cat(parts)[None] if lengths else torch.stack(parts)
+
+
+# ---- the same by the kernels ------------------------------------------------------------------------------------
+# They know few widths, so V + K values cannot go through them in one pass. They find Q and P by a walk that keeps
+# nothing, and walk a second time from the true state. So the gradient needs no P either: see `kernels.slices`.
+
+
+def by_kernels(tokens, lengths, S, M, gain, group):
+    """o of the tokens here, and the state after all slices, from S before the first slice and M before this one."""
+    from vla_teach.kernels.run import vla_tokens
+
+    some, here = present(len(S), lengths)
+    some = slice(None) if len(some) == len(S) else some  # a list of indices would keep the GPU waiting
+    others = Others(some, group, tokens[2].shape[3], tokens[1].shape[3])
+    return vla_tokens(*tokens, S.contiguous(), M[some], gain, here, others)[:2]
+
+
+class Others:
+    """What the kernels ask for between their walks. The exchanges are in here, forward and backward.
+
+    some: which sequences have tokens here; V and K: the widths that travel, where kernels fill up narrow heads.
+    """
+
+    def __init__(self, some, group, V, K):
+        self.some, self.group, self.V, self.K = some, group, V, K
+        self.last = self.maps = None
+
+    def before(self, S, Q, P):
+        """Exchange 2: the state before the tokens here, of `some`, from S before all slices. Sets `last`, after all."""
+        N, V, K = len(S), self.V, self.K
+        mine = S.new_zeros(N, S.shape[1], V + K, K)
+        mine[:, :, V:] = torch.eye(K, dtype=S.dtype, device=S.device)
+        mine[self.some] = torch.cat([Q[..., :V, :K], P[..., :K, :K]], 2)
+        maps, states = everyones(mine, self.group), [S[..., :V, :K]]
+        for both in maps:
+            states.append(states[-1] @ both[:, :, V:] + both[:, :, :V])
+        self.maps, self.last = maps[:, :, :, V:], self.filled(states[-1], S)
+        return self.filled(states[place(self.group)[0]], S)[self.some]
+
+    def after(self, dS, D):
+        """The gradients of the state after the tokens here, of `some`, and (a rank's share) of that before all slices.
+
+        dS: a rank's share of the gradient of the state after all slices. Exchanges these and the D of all slices.
+        """
+        V, K = self.V, self.K
+        mine = dS.new_zeros(2, len(dS), dS.shape[1], V, K)
+        mine[0], mine[1, self.some] = dS[..., :V, :K], D[..., :V, :K]
+        all_, rank = everyones(mine, self.group), place(self.group)[0]
+        gradients = [all_[:, 0].sum(0)]  # of the states after the last slice, before it, ...
+        for P_j, D_j in zip(reversed(self.maps), reversed(all_[:, 1]), strict=True):
+            gradients.insert(0, gradients[0] @ P_j.mT + D_j)
+        first = gradients[0] if rank == 0 else torch.zeros_like(gradients[0])
+        return self.filled(gradients[rank + 1], dS)[self.some], self.filled(first, dS)
+
+    @staticmethod
+    def filled(x, like):
+        """x with zeros around it, as wide as the kernels have it."""
+        return pad(x, (0, like.shape[3] - x.shape[3], 0, like.shape[2] - x.shape[2]))
 
 
 # ---- the exchanges ----------------------------------------------------------------------------------------------

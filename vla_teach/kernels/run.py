@@ -5,8 +5,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from vla_teach.kernels import backward as back
+from vla_teach.kernels import slices, write
 from vla_teach.kernels import solve as penalty
-from vla_teach.kernels import write
 from vla_teach.kernels.plan import CHUNK, plan
 
 
@@ -23,7 +23,8 @@ def launch(name, dtype, *widths):
 
     Not 8 warps for a walk: Triton 3.6 then makes matrix instructions that read past their tile.
     """
-    wide, single, walks = max(widths) == 128, dtype == torch.float32, name in ("walk", "walk_back")
+    wide, single = max(widths) == 128, dtype == torch.float32
+    walks = name in ("walk", "walk_back", "ends", "starts")
     if name == "solve":  # A fills the registers of this many warps
         return dict(num_warps=4 if wide else 1)
     many = (single and not walks) or (wide and name in ("write_gradients", "penalty_gradients"))
@@ -101,14 +102,43 @@ def walk(tiles, a, c, XK, XV, states, rows, P, keep=None):
     return S, end
 
 
+def slice_map(tiles, a, c, XK, XV, P):
+    """(Q, P) of every sequence's tokens, [N, H, V, K] and [N, H, K, K]: a state S before them becomes S P + Q."""
+    (_, H, _, K), V, N = XK.shape, XV.shape[3], len(tiles.first) - 1
+    out = c.new_empty(N, H, K, V + K)
+    slices.ends[N, H, (V + K) // VALUES](
+        a, c, XK, XV, out, tiles.start, tiles.size, tiles.first, H, K, V, CHUNK, VALUES, P,
+        **launch("ends", a.dtype, K, V),
+    )  # fmt: skip
+    return out.mT.split([V, K], 2)
+
+
+def slice_gradient(parts, q, k, v, beta, a, c, do, gain, P):
+    """D [N, H, V, K], what the answers to these tokens add to the gradient of the state before them."""
+    (H, K), V, N = k.shape[1:], v.shape[2], len(parts[0].first) - 1
+    D = c.new_zeros(N, H, K, V)
+    for part in reversed(parts):
+        where = part.start, part.size
+        X, XG, Z = triangles(part, k, v, beta, a, c, gain, P, True)  # X K and X V are not needed: their room is
+        back.mirror[len(part.start), H](
+            q, a, c, X, do, XG, Z, *where, H, K, V, CHUNK, P, **launch("mirror", a.dtype, K, V)
+        )
+        slices.starts[N, H, V // VALUES](
+            q, k, do, XG, Z, D, *where, part.first, H, K, V, CHUNK, VALUES, P, **launch("starts", a.dtype, K, V)
+        )
+    return D.mT
+
+
 class VLA(torch.autograd.Function):
     """q, k [tokens, H, K], v [tokens, H, V], u [tokens, H, R, K], beta [tokens, H], S, M -> o, S, M after the last.
 
     S [N, H, V, K] and M [N, H, K, K] in float32; lengths: a tuple with those of the N sequences.
+    others: None, or where the tokens are slices of longer sequences what knows the other slices (see
+    `vla_teach.distributed.Others`). S is then the state before the first slice, and that after the last comes back.
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, u, beta, S, M, gain, lengths):
+    def forward(ctx, q, k, v, u, beta, S, M, gain, lengths, others=None):
         q, k, v, u, beta, M = (x.contiguous() for x in (q, k, v, u, beta, M))
         dtype, P = precision(q, k, v, u)
         H, K, V = *k.shape[1:], v.shape[2]
@@ -117,6 +147,8 @@ class VLA(torch.autograd.Function):
         a, c = solve(whole, sums, u, k, torch.empty_like(k, dtype=dtype)), torch.empty_like(beta, dtype=torch.float32)
         del sums
         _, XK, E = triangles(whole, k, v, beta, a, c, gain, P)
+        if others is not None:
+            S = others.before(S, *slice_map(whole, a, c, XK, E, P))
         begins = S.new_empty(kept, H, K, V)
         begins[rows[0]] = S.mT
         states, S_end = walk(whole, a, c, XK, E, begins, rows[0], P, keep)
@@ -126,16 +158,19 @@ class VLA(torch.autograd.Function):
             q, a, c, E, states, o, whole.start, whole.size, H, K, V, CHUNK, P, **launch("outputs", dtype, K, V)
         )
         ctx.save_for_backward(q, k, v, u, beta, M, a, c, begins)
-        ctx.gain, ctx.lengths = gain, lengths
-        return o, S_end.mT, M_end
+        ctx.gain, ctx.lengths, ctx.others = gain, lengths, others
+        return o, S_end.mT if others is None else others.last, M_end
 
     @staticmethod
     @once_differentiable
     def backward(ctx, do, dS, dM):
         q, k, v, u, beta, M, a, c, begins = ctx.saved_tensors
         gain, (dtype, P), (H, K), V, R = ctx.gain, precision(q, k, v, u), k.shape[1:], v.shape[2], u.shape[2]
-        do, dS, N = do.contiguous(), dS.mT.clone(memory_format=torch.contiguous_format), -dM.contiguous()
+        do, N = do.contiguous(), -dM.contiguous()
         whole, parts, _, rows, _ = plan(ctx.lengths, H, k.device)
+        if ctx.others is not None:
+            dS, dS_first = ctx.others.after(dS, slice_gradient(parts, q, k, v, beta, a, c, do, gain, P))
+        dS = dS.mT.clone(memory_format=torch.contiguous_format)
         dq, dk, dv, dbeta, du = (torch.empty_like(x) for x in (q, k, v, beta, u))
         # The gradient of a, then b = A_t da_t, then du share their memory where they fit: each chunk of one is read
         # before that of the next is written.
@@ -163,14 +198,15 @@ class VLA(torch.autograd.Function):
         back.penalty_gradients[m, H, R](
             u, a, b, sums, du, *where, H, K, CHUNK, R, P, **launch("penalty_gradients", dtype, K)
         )
-        return dq, dk, dv, du, dbeta, dS.mT, -(N + N.mT) / 2, None, None
+        dS = dS.mT if ctx.others is None else dS_first
+        return dq, dk, dv, du, dbeta, dS, -(N + N.mT) / 2, None, None, None
 
 
-def vla_tokens(q, k, v, u, beta, S, M, gain, lengths=None):
+def vla_tokens(q, k, v, u, beta, S, M, gain, lengths=None, others=None):
     """o [B, T, H, V], S [N, H, V, K] and M [N, H, K, K] after the last token; all is differentiable once.
 
     q, k [B, T, H, K], v [B, T, H, V], u [B, T, H, R, K], beta [B, T, H] in any of float32, bfloat16 and float16, S and
-    M in float32; lengths: of the N sequences that B = 1 row packs, else every row is one.
+    M in float32; lengths: of the N sequences that B = 1 row packs, else every row is one. others: see VLA.
     """
     B, T, _, K = k.shape
     V = v.shape[3]
@@ -185,5 +221,5 @@ def vla_tokens(q, k, v, u, beta, S, M, gain, lengths=None):
     if high > V:
         v, S = pad(v, (0, high - V)), pad(S, (0, 0, 0, high - V))
     flat = (x.flatten(0, 1) for x in (q, k, v, u, beta))
-    o, S, M = VLA.apply(*flat, S, M, gain, tuple(lengths) if lengths else (T,) * B)
+    o, S, M = VLA.apply(*flat, S, M, gain, tuple(lengths) if lengths else (T,) * B, others)
     return o[..., :V].unflatten(0, (B, T)), S[..., :V, :K], M[..., :K, :K]
