@@ -229,7 +229,7 @@ def train_over(settings, label, rate, seed, place, device="cpu", checkpoint=None
     now = dict(step=0, history=[], best=None, best_step=0, stopped=None, seconds=0.0)
     best = {name: x.clone() for name, x in model.state_dict().items()}
     if checkpoint is not None and checkpoint.exists():
-        now, best = load_checkpoint(checkpoint, key, model, optimiser)
+        now, best = load_checkpoint(checkpoint, key, model.load_state_dict, optimiser, device)
     dist.barrier(group=place.all)  # nobody writes the file while another looks for it
     started, losses = time.perf_counter() - now["seconds"], []
     tick = tick or (lambda n: None)
@@ -252,7 +252,7 @@ def train_over(settings, label, rate, seed, place, device="cpu", checkpoint=None
         losses.clear()
         now["seconds"] = time.perf_counter() - started
         if checkpoint is not None and dist.get_rank() == 0:
-            save_checkpoint(checkpoint, key, now, model, best, optimiser)
+            save_checkpoint(checkpoint, key, now, model.state_dict(), best, optimiser)
     model.load_state_dict(best)
     names = data.tests if now["best"] is not None else {}
     tests = {name: evaluate(model, task, batch, settings.batch, place, device) for name, batch in names.items()}
