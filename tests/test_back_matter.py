@@ -241,6 +241,8 @@ INSIDES = (
     "vla_teach.evidence.",
     "vla_teach.experiments.t",
     "vla_teach.experiments.s",
+    "vla_teach.experiments.catalogue",
+    "vla_teach.experiments.ranks",
 )
 
 

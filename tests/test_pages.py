@@ -356,8 +356,10 @@ def test_menu(browser, site, doc, n, i):
                 for trace, data in zip(frame.get("traces") or range(len(drawn)), frame["data"], strict=True):
                     assert np.array_equal(flat(drawn[trace]), flat(data["y"]), equal_nan=True)
             elif button["method"] == "restyle":
-                changed, traces, drawn = *button["args"], plot.evaluate(DRAWN)
-                wanted = changed.get("z") or changed["y"]
+                (changed, traces), drawn = button["args"], plot.evaluate(DRAWN)
+                if "x" in changed:
+                    drawn = plot.evaluate("plot => plot._fullData.map(trace => Array.from(trace.x))")
+                wanted = changed.get("z") or changed.get("y") or changed["x"]
                 for trace, data in zip(traces, wanted, strict=True):
                     assert np.array_equal(flat(drawn[trace]), flat(data), equal_nan=True)
             else:

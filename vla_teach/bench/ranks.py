@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -510,7 +511,7 @@ def counted():
 # ---- the file ---------------------------------------------------------------------------------------------------
 
 
-def read_ranks(path):
+def read_ranks(path: str | Path) -> dict:
     """What this module wrote, as a dict. Raises FileNotFoundError, or ValueError where it is broken."""
     content = read_json(path)
     if not isinstance(content, dict) or (content.get("kind"), content.get("format")) != (KIND, FORMAT):
@@ -519,14 +520,14 @@ def read_ranks(path):
     return content
 
 
-def times(content, what, D, passes, R=1):
+def times(content: dict, what: str, D: int, passes: str, R: int = 1) -> dict[int, float]:
     """{T: median in ms}, T rising."""
     rows = [row for row in content["rows"] if (row["what"], row["D"], row.get("passes"), row["R"]) ==
             (what, D, passes, R) and row["status"] == RAN]  # fmt: skip
     return {row["T"]: row["median_ms"] for row in sorted(rows, key=lambda row: row["T"])}
 
 
-def received(R, H, K, V, passes, backend="triton", size=4):
+def received(R: int, H: int, K: int, V: int, passes: str, backend: str = "triton", size: int = 4) -> int:
     """Bytes that reach a rank from the others, by the formula; with the check of exchange 0."""
     numbers = sum(distributed.rows_sent(K, V, backend))
     if passes == BOTH:
@@ -537,7 +538,7 @@ def received(R, H, K, V, passes, backend="triton", size=4):
 # ---- the model --------------------------------------------------------------------------------------------------
 
 
-def fit_alone(times):
+def fit_alone(times: dict[int, float]) -> tuple[float, float]:
     """(least, rate): max(least, rate T) as near as possible to times {T: ms}, in their logarithms."""
     points, best = sorted(times.items()), None
     for i in range(len(points) + 1):
@@ -558,7 +559,7 @@ def fit_link(links):
     return fit_alone({one["received"]: one["median_ms"] for one in links if one["status"] == RAN})
 
 
-def model(content, D, passes):
+def model(content: dict, D: int, passes: str) -> Callable[[int, int], float]:
     """A function (T, R) -> ms, fitted to one rank alone and to exchanges alone; no time of R ranks at work is used.
 
     time(T, R) = max(least, rate T / R) + what the collectives of a pass take alone on R_0 ranks, the fewest measured,
@@ -577,8 +578,8 @@ def model(content, D, passes):
     return predict
 
 
-def exchange_time(content, D, passes, R):
-    """The median in ms of the collectives of one pass alone."""
+def exchange_time(content: dict, D: int, passes: str, R: int) -> float:
+    """The median in ms of the collectives of one pass alone. Raises ValueError where it was not measured."""
     for row in content["rows"]:
         if (row["what"], row["D"], row["passes"], row["R"]) == ("exchange", D, passes, R) and row["status"] == RAN:
             return row["median_ms"]

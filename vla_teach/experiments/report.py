@@ -1,6 +1,9 @@
 """What chapters say of an experiment: names, a table, dots by seed, the sweep, the training, paired tests."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import plotly.graph_objects as go
 
 from vla_teach.experiments.results import ROOT, read_results
 from vla_teach.experiments.sweep import comparisons
@@ -43,22 +46,22 @@ FAMILIES = {
 MENU = dict(x=0, xanchor="left", y=1.03, yanchor="bottom", bgcolor="white", font=dict(color="#222222"))
 
 
-def load(name, folder=None):
+def load(name: str, folder: str | Path | None = None) -> dict:
     """The stored results of an experiment, from book/results if not said otherwise."""
     return read_results(Path(folder or ROOT / "book" / "results") / f"{name}.json")
 
 
-def order(results):
+def order(results: dict) -> list[str]:
     """The labels of the models, rivals first, in the order of NAMES."""
     return [label for label in NAMES if label in results["models"]]
 
 
-def color(label):
+def color(label: str) -> str:
     """The colour of a model's family in all pictures."""
     return STYLES[FAMILIES[label.split("_")[0]]]["color"]
 
 
-def said(results, label, test="test"):
+def said(results: dict, label: str, test: str = "test") -> str:
     """Mean and standard deviation over seeds as text, "diverged" where no seed came to a score."""
     scores = results["models"][label]["tests"][test]
     if scores["mean"] is None:
@@ -66,7 +69,7 @@ def said(results, label, test="test"):
     return f"{scores['mean']:.3f}" + ("" if scores["sd"] is None else f" ± {scores['sd']:.3f}")
 
 
-def print_about(results):
+def print_about(results: dict) -> None:
     """What was run, where, and the command that does it again."""
     made, settings = results["provenance"], results["settings"]
     print(made["command"])
@@ -78,7 +81,7 @@ def print_about(results):
     print(f"{settings['steps']} steps of {settings['batch']}; {settings['seeds']} seeds")
 
 
-def print_table(results, tests=("test",)):
+def print_table(results: dict, tests: Sequence[str] = ("test",)) -> None:
     """A line a model: its rate, and mean ± standard deviation on some test sets."""
     print(f"{results['metric']:27s} rate  " + "".join(f"{test:>17}" for test in tests))
     for label in order(results):
@@ -88,7 +91,7 @@ def print_table(results, tests=("test",)):
     print("* the smallest or the largest rate tried; a better one may lie outside")
 
 
-def compared(results, label, other, test="test"):
+def compared(results: dict, label: str, other: str, test: str = "test") -> dict:
     """The paired test of two models on a test set: difference of the means, p, p after Holm's correction, n.
 
     label: a form of VLA; other: a rival, or "vla_off". The correction is over all such pairs of that test set.
@@ -97,7 +100,7 @@ def compared(results, label, other, test="test"):
     return next(one for one in found if (one["model"], one["against"]) == (label, other))
 
 
-def print_compared(results, labels, test="test"):
+def print_compared(results: dict, labels: Sequence[str], test: str = "test") -> None:
     """A line for each pair of a form of VLA and a rival: difference, p, p by Holm."""
     print(f"{test:48s} difference        p   by Holm")
     for one in comparisons(results["models"], test):
@@ -106,7 +109,7 @@ def print_compared(results, labels, test="test"):
             print(f"{pair:48s} {one['difference']:+10.3f} {one['p']:8.4f} {one['p_holm']:9.3f}")
 
 
-def dots(results):
+def dots(results: dict) -> go.Figure:
     """A row of dots, one a seed, and a bar at the mean, for every model; with several test sets, a list to choose."""
     labels, tests = order(results)[::-1], ["test", *results["settings"]["tests"]]
     fig = figure(results["metric"], "", height=110 + 27 * len(labels))
@@ -123,12 +126,12 @@ def dots(results):
         for test in tests:
             models = [results["models"][label]["tests"][test] for label in labels]
             x = [part for one in models for part in (one["scores"], [one["mean"]])]
-            buttons.append(dict(label=test, method="restyle", args=[dict(x=x)]))
+            buttons.append(dict(label=test, method="restyle", args=[dict(x=x), [*range(len(x))]]))
         fig.update_layout(updatemenus=[dict(MENU, name="test set", buttons=buttons)], margin_t=64)
     return fig
 
 
-def sweep_figure(results):
+def sweep_figure(results: dict) -> go.Figure:
     """The validation score of every rate tried, mean over its seeds, a curve a model; choose a family in the legend."""
     fig = figure("learning rate", f"validation {results['metric']}", log="x")
     dashes, used = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot"), {}
@@ -146,7 +149,7 @@ def sweep_figure(results):
     return fig.update_layout(height=420 + 14 * len(order(results)), legend=legend)
 
 
-def training_figure(results, first="vla"):
+def training_figure(results: dict, first: str = "vla") -> go.Figure:
     """Validation score by step at the chosen rate, a curve a seed, of one model at a time; a list to choose it."""
     fig, labels, shown = figure("step", f"validation {results['metric']}"), order(results), []
     for label in labels:
@@ -158,13 +161,13 @@ def training_figure(results, first="vla"):
             fig.add_scatter(x=x, y=y, name=name, mode="lines", line=style, showlegend=False, visible=label == first)
             shown.append(label)
     buttons = [
-        dict(label=NAMES[label], method="restyle", args=[dict(visible=[label == one for one in shown])])
+        dict(label=NAMES[label], method="update", args=[dict(visible=[label == one for one in shown])])
         for label in labels
     ]
     menu = dict(MENU, name="model", buttons=buttons, active=labels.index(first))
     return fig.update_layout(updatemenus=[menu], margin_t=64)
 
 
-def chosen(results, label):
+def chosen(results: dict, label: str) -> float:
     """The learning rate that the sweep chose."""
     return results["models"][label]["rate"]

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shutil
 from importlib.metadata import distribution
 from pathlib import Path
@@ -74,12 +75,21 @@ def drop_thebe(app, page, template, context, doctree):
         context[key] = [file for file in context[key] if "thebe" not in str(vars(file)).lower()]
 
 
-def search_from_a_file(app, page, template, context, doctree):
-    """Opened from a disk, a page may not read other pages, so the search shows their titles alone."""
+SEARCH = """
+// Opened from a disk, a page may not read other pages, so the search shows their titles alone.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+// A word of the index leads to an empty mark, of which Sphinx cannot show the text: it shows the page's.
+document.addEventListener("DOMContentLoaded", () => {
+  const text = Search.htmlToText;
+  Search.htmlToText = (html, anchor) => text(html, anchor) || text(html);
+});
+"""
+
+
+def mend_search(app, page, template, context, doctree):
+    """Two cases that Sphinx's search does not think of."""
     if page == "search":
-        app.add_js_file(
-            None, body='if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
-        )
+        app.add_js_file(None, body=SEARCH)
 
 
 def count(app, config):
@@ -89,10 +99,11 @@ def count(app, config):
     config.myst_substitutions = counts()
 
 
-def mend_citations(app, page, template, context, doctree):
-    """Docutils gives the entries of its citation list a role that a list may not have; screen readers miss them."""
+def mend_lists(app, page, template, context, doctree):
+    """Lists that screen readers would miss: citations with a role that a list may not have, arguments without terms."""
     if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        context["body"] = re.sub(r"<dl>(?=\s*<dd>)", '<dl role="presentation">', body)
 
 
 def setup(app):
@@ -104,8 +115,8 @@ def setup(app):
     app.connect("config-inited", count)
     app.add_transform(glossary.Mark)
     app.connect("html-page-context", glossary.add_meanings)
-    app.connect("html-page-context", search_from_a_file)
-    app.connect("html-page-context", mend_citations)
+    app.connect("html-page-context", mend_search)
+    app.connect("html-page-context", mend_lists)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)
     app.connect("build-finished", copy_libraries)
