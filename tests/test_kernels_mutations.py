@@ -39,7 +39,7 @@ MUTATIONS = (  # file, source, mistake
     ("backward", "        total += dot(tl.trans(x), y, P)\n", ""),
     ("backward", "    tl.store(part_slot(dS_end, n, h, H, part, K, PART, V), dS)\n", ""),
     ("run", "reverse=True)", "reverse=False)"),
-    ("run", "dS.mT, -(N + N.mT) / 2", "dS.mT, (N + N.mT) / 2"),
+    ("run", "dS, -(N + N.mT) / 2", "dS, (N + N.mT) / 2"),
     # token by token
     ("token", "A -= w[:, None] * w[None, :]", "A = A"),
     ("token", "S += (value - tl.sum(S * key", "S += (value + tl.sum(S * key"),

@@ -80,7 +80,7 @@ MUTATIONS = (
     ("torch.where(some, a, 0) / (", "torch.where(some, a, 0).detach() / ("),
     ("size = torch.where(some, size, 1)", "size = torch.where(some, size, 1).detach()"),
     # the tools
-    ("torch.cholesky_inverse(cholesky(M))", "torch.cholesky_inverse(cholesky(M).mT)"),
+    ("return L.mT @ L", "return L @ L.mT"),
     ("(0, -x.shape[2] % C))", "(-x.shape[2] % C, 0))"),
 )  # fmt: skip
 
