@@ -67,7 +67,8 @@ notebooks: $(TORCH)  ## run the chapters again and store their outputs (ONLY="bo
 	$(BIN)/python -m vla_teach.site.notebooks $(ONLY)
 
 test: $(TORCH) book lint  ## run every test, every chapter included
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile -k "not quick"
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile -k "not quick" --ignore tests/test_pages.py
+	$(BIN)/python -m pytest tests/test_pages.py -n 2 -k "not quick"
 	$(BIN)/python -m pytest tests -k quick  # times, for which nothing else may run
 	VLA_STATIC=1 $(BIN)/python -m pytest --nbval -n 2 --dist loadfile -p no:cacheprovider book
 
