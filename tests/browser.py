@@ -5,10 +5,8 @@ Where Chromium or the built book is missing these tests are skipped, or fail if 
 
 import os
 import shutil
-import threading
 from contextlib import contextmanager
-from functools import cache, partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,25 +47,6 @@ def chromium():
             yield browser
         finally:
             browser.close()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@contextmanager
-def serving(folder):
-    """The address of a server of this folder, without a final slash."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """What tests share. Browser and server live for a file, not a session, as other tests need their own event loop."""
 
 import pytest
-from browser import chromium, pages_folder, serving
+from browser import chromium, pages_folder
+
+from vla_teach.site.offline import serving
 
 
 @pytest.fixture(scope="module")
