@@ -107,6 +107,16 @@ def naive_gated(h, q, k, v, x, w, _):
     return o
 
 
+def naive_mamba(h, q, k, v, x, w, _):
+    """h_t = alpha_t h_{t-1} + Delta_t B_t x_t^T, y_t = C_t^T h_t + D x_t, as arXiv 2405.21060 prints it."""
+    memory, o = np.zeros((4, 3)), np.zeros_like(v)
+    for t in range(len(k)):
+        delta = softplus(w["decay.weight"][h] @ x[t] + w["step"][h])
+        memory = np.exp(-np.exp(w["log_rate"][h]) * delta) * memory + delta * np.outer(k[t], v[t])
+        o[t] = q[t] @ memory + w["skip"][h] * v[t]
+    return o
+
+
 def naive_linear(h, q, k, v, x, w, _):
     q, k, o = phi(q), phi(k), np.zeros_like(v)
     for t in range(len(k)):
@@ -194,6 +204,7 @@ def naive_nudged(q, k, v, u, lambda_0, beta, nudge):
 RIVALS = {
     "delta": ("DeltaNet", dict(), naive_delta),
     "gated delta": ("GatedDeltaNet", dict(), naive_gated),
+    "mamba2": ("Mamba2", dict(output_norm=False), naive_mamba),
     "linear": ("LinearAttention", dict(output_norm=False), naive_linear),
     "linear, no z": ("LinearAttention", dict(z_normaliser=False), naive_plain_linear),
     "mesa": ("MesaNet", dict(), naive_mesa),

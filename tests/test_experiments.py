@@ -150,7 +150,7 @@ def check_resume(module):
 def check_groups(module):
     """Matrices are pulled to 0; vectors, scales and ridges are not."""
     options = dict(vla=dict(layer="vla", layer_options=dict(learn_lambda_0=True)))
-    settings = replace(TINY, labels=("gated_delta", "mesa", "vla"))
+    settings = replace(TINY, labels=("gated_delta", "mamba2", "mesa", "vla"))
     for label in settings.labels:
         model = module.build(settings, label, 0) if label != "vla" else module.TaskModel(
             TINY.task, 8, 1, heads=2, **options["vla"])  # fmt: skip
@@ -160,7 +160,15 @@ def check_groups(module):
         decayed = {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]}
         free = {names[id(p)].rsplit(".", 1)[-1] for p in free["params"]}
         assert decayed <= {"weight", "conv", "W_u"} and "weight" in decayed
-        assert free >= dict(gated_delta={"log_rate", "step"}, mesa={"raw_ridge"}, vla={"raw_lambda_0"})[label]
+        assert (
+            free
+            >= dict(
+                gated_delta={"log_rate", "step"},
+                mamba2={"log_rate", "step", "skip"},
+                mesa={"raw_ridge"},
+                vla={"raw_lambda_0"},
+            )[label]
+        )
 
 
 def test_one_run():
@@ -552,9 +560,9 @@ def test_stored_results(path):
     settings = CATALOGUE[path.stem].sizes[content["size"]]
     assert content["settings"] == json.loads(json.dumps(settings.described()))
     assert content["provenance"]["dirty"] is False and len(content["provenance"]["commit"]) == 40
-    models = sweep.summary(
-        settings, content["runs"], sweep.best_rates(settings.task, content["runs"][: len(sweep.sweep_runs(settings))])
-    )
+    assert all(one["dirty"] is False for one in content["provenance"].get("added", ()))
+    rates = sweep.best_rates(settings.task, sweep.sweep_of(settings, content["runs"]))
+    models = sweep.summary(settings, content["runs"], rates)
     assert json.loads(json.dumps(models)) == content["models"]
 
 
@@ -583,7 +591,10 @@ def test_smoke(name, tmp_path, capsys):
 
 
 FAIR = [name for name in CATALOGUE if name not in ("mqar_published", "ablations")]
-BRIEF = ("listops", "pathfinder")  # on a small budget: three seeds, and one gated DeltaNet, the one that starts slow
+BRIEF = (
+    "listops",
+    "pathfinder",
+)  # on a small budget: three seeds, and of gated DeltaNet and Mamba-2 the one that starts slow
 
 
 @pytest.mark.parametrize("name", FAIR)
@@ -597,7 +608,7 @@ def test_every_size_is_fair(name):
         if size == "gpu" and name != "relations":
             wanted.remove("vla_published")  # a loop over tokens, hours at these lengths
         if size == "gpu" and name in BRIEF:
-            wanted = wanted - {"gated_delta"} | {"gated_delta_slow"}
+            wanted = wanted - {"gated_delta", "mamba2"} | {"gated_delta_slow", "mamba2_slow"}
         assert wanted <= set(settings.labels)
         assert len(settings.rates) >= 2 and settings.seeds >= (2 if size == "smoke" else 3)
         for label, variant in settings.variants.items():
@@ -658,7 +669,28 @@ def test_some_models_and_seeds(tmp_path):
     assert " --seeds 3 --models vla delta --jobs 1" in content["provenance"]["command"] and not left.exists()
 
 
+def test_models_added_later(tmp_path, capsys):
+    """Guards --add: what comes out is what one run of all would have given, and it says that it was two."""
+    words = ["run", "copy", "--quiet", "--cache", str(tmp_path / "cache"), "--out"]
+    assert main([*words, str(tmp_path / "all"), "--models", "linear", "mesa", "vla"]) == 0
+    assert main([*words, str(tmp_path), "--models", "linear", "vla"]) == 0
+    first = results.read_results(tmp_path / "copy.json")
+    assert main([*words, str(tmp_path), "--models", "mesa", "--add"]) == 0
+    both, whole = (results.read_results(folder / "copy.json") for folder in (tmp_path, tmp_path / "all"))
+    (added,) = both["provenance"].pop("added")
+    assert added["models"] == ["mesa"] and "--models mesa --add" in added["command"]
+    assert both["provenance"] == first["provenance"] and list(both["models"]) == ["linear", "mesa", "vla"]
+    for part in ("settings", "models", "comparisons"):
+        assert both[part] == whole[part]
+    assert len(both["runs"]) == len(whole["runs"])
+    for more, why in (("mesa", "already"), ("vla_rank_4", "no larger")):
+        assert main([*words, str(tmp_path), "--models", more, "--add"]) == 2 and why in capsys.readouterr().err
+    assert main([*words, str(tmp_path), "--models", "delta", "--add", "--size", "cpu"]) == 2
+
+
 BAD = {
+    "add to nothing": ["run", "copy", "--models", "vla", "--add", "--out", str(Path(__file__).parent)],
+    "add what": ["run", "copy", "--add"],
     "no command": [], "unknown command": ["walk"], "unknown name": ["run", "chess"], "no name": ["run"],
     "size": ["run", "copy", "--size", "huge"], "seeds": ["run", "copy", "--seeds", "0"],
     "seeds text": ["run", "copy", "--seeds", "many"], "jobs": ["run", "copy", "--jobs", "-1"],

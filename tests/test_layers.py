@@ -459,6 +459,8 @@ BAD_RIVALS = {
     "softmax, rope": (rivals.SoftmaxAttention, dict(rope=None), "rope"),
     "mesa, ridge": (rivals.MesaNet, dict(ridge=0.25), "ridge"),
     "mesa, least_ridge": (rivals.MesaNet, dict(least_ridge=0), "least_ridge"),
+    "gated, steps": (rivals.GatedDeltaNet, dict(steps=(0.1, 0.1)), "steps"),
+    "mamba2, rates": (rivals.Mamba2, dict(rates=(0, 1)), "rates"),
     "delta, heads": (rivals.DeltaNet, dict(heads=5), "heads"),
 }
 

@@ -39,7 +39,17 @@ def check_together(module, cases, device="cpu"):
 
 CASES = [
     ("regression", label, {})
-    for label in ("softmax", "linear", "delta", "gated_delta", "mesa", "vla", "vla_key_gated", "vla_published")
+    for label in (
+        "softmax",
+        "linear",
+        "delta",
+        "gated_delta",
+        "mamba2",
+        "mesa",
+        "vla",
+        "vla_key_gated",
+        "vla_published",
+    )
 ]
 CASES += [("regression", "vla_rank_2", dict(clip=0.05)), ("relations", "vla_relation", {})]
 CASES += [("relations", "delta_related", {}), ("digits", "delta", dict(every=2, patience=1))]

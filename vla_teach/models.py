@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vla_teach.checks import check_count
 from vla_teach.layers import EPS, LayerState, VariationalLinearAttention, check_option
-from vla_teach.rivals import DeltaNet, GatedDeltaNet, LinearAttention, MesaNet, SoftmaxAttention
+from vla_teach.rivals import DeltaNet, GatedDeltaNet, LinearAttention, Mamba2, MesaNet, SoftmaxAttention
 from vla_teach.tensor_checks import check_numbers, check_shape, check_tensor
 
 States = tuple[LayerState, ...]  # one a block
@@ -20,6 +20,7 @@ LAYERS = {
     "linear": LinearAttention,
     "delta": DeltaNet,
     "gated_delta": GatedDeltaNet,
+    "mamba2": Mamba2,
     "mesa": MesaNet,
     "vla": VariationalLinearAttention,
     "vla_published": partial(VariationalLinearAttention, faithful=True, output_norm="layer", bias=True),

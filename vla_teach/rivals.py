@@ -65,27 +65,66 @@ class GatedDeltaNet(DeltaNet):
 
     S_t = alpha_t S_{t-1} + beta_t (v_t - alpha_t S_{t-1} k_t) k_t^T, o_t = S_t q_t, with Mamba-2's
     log alpha_t = -rate softplus(w.x_t + step), one a head. The paper's output gate is left out: all share one shell.
-    steps: the softplus starts between these two; with Mamba-2's a head starts with a memory of 1 to 1000 tokens.
+    rates, steps: see `add_decay`.
     """
 
-    def __init__(self, *shell, steps=(1e-3, 0.1), **more_shell):
+    def __init__(self, *shell, rates=(1.0, 16.0), steps=(1e-3, 0.1), **more_shell):
         super().__init__(*shell, **more_shell)
-        self.decay = nn.Linear(self.width, self.heads, bias=False)
-        low, high = steps
-        check_above("steps", low)
-        check_above("steps", high, low)
-        # As in Mamba-2: rates from 1 to 16, steps spread evenly in log, from 0.001 to 0.1 if not said otherwise.
-        self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
-        step = torch.empty(self.heads).uniform_(math.log(low), math.log(high)).exp()
-        self.step = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # before the softplus
+        add_decay(self, rates, steps)
 
     def inputs(self, x):
-        return super().inputs(x) | dict(log_alpha=-self.log_rate.exp() * F.softplus(self.decay(x) + self.step))
+        return super().inputs(x) | dict(log_alpha=step_and_log_alpha(self, x)[1])
 
     def memory(self, q, k, v, state, beta, log_alpha):
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         o, S = in_chunks(gated_chunk_write, (q, k, v, beta[..., None] * k, log_alpha[..., None]), state.S)
         return o, dict(S=S)
+
+
+class Mamba2(MemoryLayer):
+    """The state space layer of Mamba-2 (arXiv 2405.21060): linear attention that forgets, and takes steps of any size.
+
+    S_t = alpha_t S_{t-1} + Delta_t v_t k_t^T, o_t = S_t q_t + skip v_t, with Delta_t = softplus(w.x_t + step) and
+    log alpha_t = -rate Delta_t; rate, step and skip one a head. There q, k, v are called C, B, x; they have any length.
+    The paper's output gate is left out and each head has its own q and k: all layers share one shell.
+    rates, steps: see `add_decay`.
+    """
+
+    def __init__(self, *shell, rates=(1.0, 16.0), steps=(1e-3, 0.1), **more_shell):
+        super().__init__(*shell, **more_shell)
+        add_decay(self, rates, steps)
+        self.skip = nn.Parameter(torch.ones(self.heads))
+
+    def shapes(self):
+        return dict(S=(self.heads, self.value_width, self.key_width))
+
+    def inputs(self, x):
+        return dict(zip(("step", "log_alpha"), step_and_log_alpha(self, x), strict=True))
+
+    def memory(self, q, k, v, state, step, log_alpha):
+        o, S = in_chunks(decayed_chunk, (q, step[..., None] * k, v, log_alpha[..., None]), state.S)
+        return o + self.skip[:, None] * v, dict(S=S)
+
+
+def add_decay(layer, rates, steps):
+    """Gives a layer Mamba-2's learned decay: `step_and_log_alpha` has the rule.
+
+    rates: the rates start evenly between these two; steps: the softplus starts between these two, evenly in log.
+    With Mamba-2's, the usual ones, a head starts with a memory of 1 to 1000 tokens.
+    """
+    layer.decay = nn.Linear(layer.width, layer.heads, bias=False)
+    for name, (low, high) in dict(rates=rates, steps=steps).items():
+        check_above(name, low)
+        check_above(name, high, low)
+    layer.log_rate = nn.Parameter(torch.empty(layer.heads).uniform_(*rates).log())
+    step = torch.empty(layer.heads).uniform_(*map(math.log, steps)).exp()
+    layer.step = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # before the softplus
+
+
+def step_and_log_alpha(layer, x):
+    """Delta = softplus(w.x + step) and log alpha = -rate Delta, both [B, T, H]."""
+    step = F.softplus(layer.decay(x) + layer.step)
+    return step, -layer.log_rate.exp() * step
 
 
 class MesaNet(MemoryLayer):
@@ -187,21 +226,40 @@ def mesa_chunk(q, k, v, S, gram):
 def gated_chunk_write(q, k, v, g, log_alpha, S):
     """`ops.chunk_write` with a decay: S_t = alpha_t S_{t-1} + (v_t - alpha_t S_{t-1} k_t) g_t^T, o_t = S_t q_t.
 
-    With c the running sum of log alpha in a chunk, what token s wrote reaches token t as e^(c_t - c_s). Only such
-    differences, at most 0, are raised to a power: to divide by the products themselves would overflow.
-    log_alpha [N, H, n, C, 1], at most 0 -> o [N, H, n, C, V], S.
+    log_alpha [N, H, n, C, 1], at most 0 -> o [N, H, n, C, V], S. See `decays`.
     """
-    c = log_alpha.cumsum(3)
-    future = torch.ones(c.shape[3], c.shape[3], dtype=torch.bool, device=c.device).triu(1)
-    reach = (c - c.mT).masked_fill(future, -torch.inf).exp()  # [.., t, s]; masked before: inf * 0 would be NaN
+    c, reach, left, total = decays(log_alpha)
     W = (reach * (k @ g.mT)).tril(-1)  # the unit diagonal is implied
     E = torch.linalg.solve_triangular(W, torch.cat([v, c.exp() * k], 4), upper=False, unitriangular=True)
     E_v, E_k = E.split([v.shape[4], k.shape[4]], 4)
-    left, total = (c[:, :, :, -1:] - c).exp() * g, c[:, :, :, -1:].exp()  # what reaches the chunk's end
     S_in, errors = [], []
-    for e_v, e_k, g_n, decay in zip(*(x.unbind(2) for x in (E_v, E_k, left, total)), strict=True):
+    for e_v, e_k, g_n, decay in zip(*(x.unbind(2) for x in (E_v, E_k, left * g, total)), strict=True):
         S_in.append(S)
         errors.append(e_v - e_k @ S.mT)
         S = decay * S + errors[-1].mT @ g_n
     inside = reach * (q @ g.mT)
     return (c.exp() * q) @ torch.stack(S_in, 2).mT + inside @ torch.stack(errors, 2), S
+
+
+def decayed_chunk(q, k, v, log_alpha, S):
+    """`linear_chunk` with a decay: S_t = alpha_t S_{t-1} + v_t k_t^T, o_t = S_t q_t. Shapes as `gated_chunk_write`."""
+    c, reach, left, total = decays(log_alpha)
+    S_in = []
+    for written, decay in zip((v.mT @ (left * k)).unbind(2), total.unbind(2), strict=True):
+        S_in.append(S)
+        S = decay * S + written
+    return (c.exp() * q) @ torch.stack(S_in, 2).mT + (reach * (q @ k.mT)) @ v, S
+
+
+def decays(log_alpha):
+    """What fades in chunks [N, H, n, C, 1]: c, the running sum of log alpha, and three powers of it.
+
+    What token s wrote reaches token t as e^(c_t - c_s), 0 if s is later, and the chunk's end as `left`; what was there
+    before the chunk reaches its end as `total`. Only differences, at most 0, are raised to a power: to divide by the
+    products themselves would overflow.
+    """
+    c = log_alpha.cumsum(3)
+    future = torch.ones(c.shape[3], c.shape[3], dtype=torch.bool, device=c.device).triu(1)
+    reach = (c - c.mT).masked_fill(future, -torch.inf).exp()  # [.., t, s]; masked before: inf * 0 would be NaN
+    last = c[:, :, :, -1:]
+    return c, reach, (last - c).exp(), last.exp()

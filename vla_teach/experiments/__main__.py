@@ -1,6 +1,7 @@
 """The command line: python -m vla_teach.experiments {list, run NAME, show NAME}."""
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -25,6 +26,7 @@ def main(words=None):
     run.add_argument("--size", choices=SIZES, default="smoke", help="smoke: seconds; cpu: minutes; gpu: what counts")
     run.add_argument("--seeds", type=whole, help="how many at the best rate, in the place of the size's own")
     run.add_argument("--models", nargs="+", metavar="LABEL", help="these and no others; `show` names the usual ones")
+    run.add_argument("--add", action="store_true", help="put --models into results that are there, made as they were")
     run.add_argument("--jobs", type=whole, default=1, help="training runs at a time, each in a process of its own")
     run.add_argument(
         "--together",
@@ -74,18 +76,30 @@ def run_one(args):
         raise ValueError(f"--models {unknown[0]} is not known; expected some of {', '.join(variants(1))}")
     device = check_device(args.device or ("cuda" if args.size == "gpu" and torch.cuda.is_available() else "cpu"))
     out = results_folder(args)
+    if args.add and (not args.models or args.seeds):
+        raise ValueError("--add wants --models, and takes --seeds from the results")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; expected a folder")
+    before = read_results(out / f"{args.name}.json") if args.add else dict(runs=[])
+    if args.add and before["size"] != args.size:
+        raise ValueError(f"--add wants results of size {args.size}; they are of size {before['size']}")
+    if args.add:
+        settings = joined(settings, before)
     cache = (args.cache or home(".cache", "--cache") / "experiments") / f"{args.name}-{args.size}"
     if args.fresh:
         shutil.rmtree(cache, ignore_errors=True)
     started = time.perf_counter()
-    runs, models, comparisons = run_experiment(settings, cache, device, args.jobs, args.quiet, args.together)
+    runs, models, comparisons = run_experiment(
+        settings, cache, device, args.jobs, args.quiet, args.together, before["runs"]
+    )
     words = f"run {args.name} --size {args.size}" + (f" --seeds {args.seeds}" if args.seeds else "")
-    words += f" --models {' '.join(settings.labels)}" if args.models else ""
+    words += f" --models {' '.join(args.models)}" + " --add" * args.add if args.models else ""
     words += f" --jobs {args.jobs}" + (f" --together {args.together}" if args.together > 1 else "")
     words += f" --device {args.device}" if args.device else ""
     about = provenance(f"python -m vla_teach.experiments {words}", device, time.perf_counter() - started)
+    if args.add:
+        added = [*before["provenance"].get("added", ()), dict(models=list(args.models)) | about]
+        about = before["provenance"] | dict(added=added)
     results = dict(experiment=args.name, size=args.size, metric=metric(settings.task), provenance=about)
     results |= dict(settings=settings.described(), models=models, comparisons=comparisons, runs=runs)
     write_results(out / f"{args.name}.json", results)
@@ -93,6 +107,23 @@ def run_one(args):
     print(table(results))
     print(f"written to {out / args.name}.json")
     return 0
+
+
+def joined(settings, before):
+    """The settings with the results' models before the new ones. Raises ValueError where anything else differs."""
+    old, usual = before["settings"]["labels"], CATALOGUE[before["experiment"]].sizes[before["size"]].labels
+    if again := [label for label in settings.labels if label in old]:
+        raise ValueError(f"--models {again[0]} is in the results already; expected new ones")
+    every = [*old, *settings.labels]
+    labels = [*(label for label in usual if label in every), *(label for label in every if label not in usual)]
+    settings = replace(settings, labels=tuple(labels), seeds=before["settings"]["seeds"])
+    plain, stored = json.loads(json.dumps(settings.described())), before["settings"]
+    if other := [name for name in plain if name != "labels" and plain[name] != stored.get(name)]:
+        raise ValueError(f"--add wants results of the same settings; {other[0]} is another there")
+    sizes = {label: width for label, (width, _) in mlp_widths(settings).items()}
+    if any(sizes[label] != model["mlp_width"] for label, model in before["models"].items()):
+        raise ValueError("--add wants models no larger than those of the results, which would have to grow with them")
+    return settings
 
 
 def show_one(args):

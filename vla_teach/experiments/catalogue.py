@@ -7,16 +7,22 @@ from vla_teach.tasks.base import Task
 
 SIZES = ("smoke", "cpu", "gpu")
 RATES = (1e-3, 3e-3, 1e-2)
-BASELINES = ("softmax", "linear", "delta", "gated_delta", "mesa")
-# Two rivals in a second form: softmax without positions, as all others are; a decay that starts out slow.
-RIVALS = (*BASELINES, "softmax_free", "gated_delta_slow")
+BASELINES = ("softmax", "linear", "delta", "gated_delta", "mamba2", "mesa")
+# Three rivals in a second form: softmax without positions, as all others are; a decay that starts out slow.
+RIVALS = (*BASELINES, "softmax_free", "gated_delta_slow", "mamba2_slow")
 CONTROLS = ("vla_off", "vla_key", "vla_published")  # always there: no penalty; u = k; the paper to the letter
 FAIR = (*BASELINES, "vla", "vla_interpolate", *CONTROLS)
 RELATED = (*FAIR, "vla_relation", "softmax_related", "delta_related", "vla_related")
 # DeltaNet has a write gate; here VLA has one, too. The paper to the letter is left to mqar_published: its nudge makes
 # it a loop over tokens.
 WIDE = (*RIVALS, "vla", "vla_interpolate", "vla_off", "vla_key", "vla_gated", "vla_key_gated")
-LONG = (*(rival for rival in RIVALS if rival != "gated_delta"), "vla", "vla_interpolate", "vla_off", "vla_key")
+LONG = (
+    *(rival for rival in RIVALS if rival not in ("gated_delta", "mamba2")),
+    "vla",
+    "vla_interpolate",
+    "vla_off",
+    "vla_key",
+)
 ABLATIONS = (
     "delta", "vla_off", "vla", "vla_rank_2", "vla_rank_4", "vla_loose", "vla_stiff", "vla_learned", "vla_gated",
     "vla_interpolate", "vla_key", "mesa",
@@ -43,6 +49,7 @@ def variants(key_width):
     same = {label: dict(layer=label) for label in (*BASELINES, "vla_published")}
     same["softmax_free"] = dict(layer="softmax", layer_options=dict(rope=False))
     same["gated_delta_slow"] = dict(layer="gated_delta", layer_options=dict(steps=(1e-5, 1e-3)))
+    same["mamba2_slow"] = dict(layer="mamba2", layer_options=dict(rates=(0.01, 0.16)))  # its steps also scale writes
     same["vla_published_off"] = dict(layer="vla_published", layer_options=dict(penalty=None))
     every = same | {label: dict(layer="vla", layer_options=options) for label, options in vla.items()}
     # The task's relation as one more input, for a fair comparison with the penalty that is given it.

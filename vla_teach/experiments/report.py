@@ -18,6 +18,8 @@ NAMES = {
     "delta_related": "DeltaNet, told",
     "gated_delta": "gated DeltaNet",
     "gated_delta_slow": "gated DeltaNet, slow",
+    "mamba2": "Mamba-2",
+    "mamba2_slow": "Mamba-2, slow",
     "mesa": "MesaNet",
     "vla_off": "VLA, penalty off",
     "vla": "VLA",
@@ -40,6 +42,7 @@ FAMILIES = {
     "linear": "linear attention",
     "delta": "DeltaNet",
     "gated": "DeltaNet",
+    "mamba2": "linear attention",
     "mesa": "recursive least squares",
     "vla": "VLA",
 }
@@ -74,6 +77,9 @@ def print_about(results: dict) -> None:
     made, settings = results["provenance"], results["settings"]
     print(made["command"])
     print(f"size {results['size']}, on {made['device']}, {made['when'][:10]}, commit {made['commit'][:10]}")
+    for more in made.get("added", ()):
+        print(f"later: {more['command']}")
+        print(f"on {more['device']}, {more['when'][:10]}, commit {more['commit'][:10]}")
     model = settings["model"]
     print(
         f"width {model['width']}, {model['depth']} layer{'s' * (model['depth'] > 1)}, {model['heads']} heads;", end=" "

@@ -43,6 +43,11 @@ def sweep_runs(settings):
     return [Run(label, rate, seed) for label in settings.labels for rate, seed in product(rates[label], seeds)]
 
 
+def sweep_of(settings, found):
+    """Those of the found runs that decide the rates: of the first seeds."""
+    return [run for run in found if run["seed"] < settings.sweep_seeds]
+
+
 def best_rates(task, found):
     """{label: the rate whose mean validation score is best}, the smallest of equals. found: what `train` returned."""
     chosen = {}
@@ -126,24 +131,26 @@ def paired_p(differences):
 STEPS = None  # how many steps all processes have made, shared between them
 
 
-def run_experiment(settings, folder, device="cpu", jobs=1, quiet=False, together=1):
+def run_experiment(settings, folder, device="cpu", jobs=1, quiet=False, together=1, known=()):
     """All runs: (what `train` returned for each, in order; models; comparisons). jobs: how many processes at a time.
 
     together: how many runs of one model a process trains at once, see `train_together`.
-
+    known: runs made before, of models that then are not run again.
     folder: for checkpoints and finished runs, from which an experiment that was stopped goes on.
     """
     if settings.pool:
         load_data(settings, folder)  # drawn once, before several processes want it
-    first = sweep_runs(settings)
-    rest = len(settings.labels) * (settings.seeds - min(settings.sweep_seeds, settings.seeds))
+    new = [label for label in settings.labels if label not in {run["label"] for run in known}]
+    first = [run for run in sweep_runs(settings) if run.label in new]
+    rest = len(new) * (settings.seeds - min(settings.sweep_seeds, settings.seeds))
     total = settings.steps * (len(first) + rest)
     with tqdm(total=total, unit=" steps", disable=quiet, smoothing=0.02) as bar, processes(jobs) as pool:
         found = run_all(first, settings, folder, device, pool, bar, together)
-        chosen = best_rates(settings.task, found)
-        more = [Run(label, rate, seed) for label, rate in chosen.items() for seed in range(settings.seeds)]
+        rates = best_rates(settings.task, found)
+        more = [Run(label, rate, seed) for label, rate in rates.items() for seed in range(settings.seeds)]
         found += run_all([run for run in more if run not in first], settings, folder, device, pool, bar, together)
-    models = summary(settings, found, chosen)
+    found = [*known, *found]
+    models = summary(settings, found, best_rates(settings.task, sweep_of(settings, found)))
     return found, models, comparisons(models)
 
 
