@@ -57,6 +57,58 @@ def test_a_chapter_opens_with_its_aims_and_closes_with_exercises(path):
     assert text.count(":class: dropdown") == exercises + text.count("{hint}")
 
 
+EXERCISE = re.compile(
+    r"\{exercise-start\}\n:label: ([\w-]+)\n```\n\*\*([\w ]+)[.:]"
+    r".*?\{exercise-end\}(.*?)\{solution-start\} \1\n",
+    re.DOTALL,
+)
+HINT = re.compile(r"```\{hint\}\n:class: dropdown\n(?!```)\S")
+
+
+def without_hint(path):
+    """Labels of the exercises to be programmed, and of the hard ones, with no folded hint before their solution."""
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    exercises = EXERCISE.findall(text)
+    assert len(exercises) == text.count("{exercise-start}")
+    asked = [(label, between) for label, kind, between in exercises if kind in ("In code", "Puzzle", "Hard")]
+    return [label for label, between in asked if not HINT.search(between)]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_hard_exercise_has_a_folded_hint(path):
+    """A stuck reader finds one idea before the whole solution: in code, puzzles and hard ones, folded, in between."""
+    assert without_hint(path) == []
+
+
+def lose(text):
+    return re.sub(r"```\{hint\}.*?\n```\n", "", text, count=1, flags=re.DOTALL)
+
+
+def empty(text):
+    return re.sub(r"(```\{hint\}\n:class: dropdown\n).*?\n```\n", r"\1```\n", text, count=1, flags=re.DOTALL)
+
+
+def unfold(text):
+    return text.replace("```{hint}\n:class: dropdown\n", "```{hint}\n", 1)
+
+
+def into_the_exercise(text):
+    hint = re.search(r"```\{hint\}.*?\n```\n", text, re.DOTALL).group()
+    head, tail = text.replace(hint, "", 1).split("```{exercise-end}", 1)
+    return f"{head}{hint}```{{exercise-end}}{tail}"
+
+
+@pytest.mark.parametrize("change", [lose, empty, unfold, into_the_exercise])
+def test_a_missing_hint_is_noticed(change, tmp_path):
+    """The check above can fail: on a hint that is gone, empty, open, or not between the exercise and its solution."""
+    book = nbformat.read(CHAPTERS[0], as_version=4)
+    cell = next(cell for cell in book.cells if "{hint}" in cell.source)
+    label = re.search(r"\{solution-start\} ([\w-]+)", cell.source.split("{hint}")[1]).group(1)
+    cell.source = change(cell.source)
+    nbformat.write(book, tmp_path / "chapter.ipynb")
+    assert without_hint(tmp_path / "chapter.ipynb") == [label]
+
+
 def broken(change):
     """The problems of the first chapter after `change` was applied to its notebook."""
 
