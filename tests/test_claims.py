@@ -127,6 +127,11 @@ BROKEN = {
     "a row that is not there": (item("speedup-14", 0, path="rows > {contestant: me} > median_ms"), "nothing at"),
     "a spread that is not there": (item("norm-109", 0, sd="... > spread"), "nothing at 'spread'"),
     "evidence of no kind": (more("norm-109", {"picture": "a.png"}), "cannot read the evidence"),
+    "a large run that is called small": (more("norm-109", {
+        "what": "small run", "file": "mqar.json", "path": "models > vla > tests > test"}), "is no small run"),
+    "two places at once": (item("norm-109", 0, cells=["vla", "delta"]), "cannot read the evidence"),
+    "a comparison without its test set": (more("norm-109", {
+        "what": "x", "file": "mqar.json", "versus": ["vla", "delta"]}), "expected versus and test together"),
     "a number of ours typed into an item": (item("norm-109", 0, value=112), "cannot read the evidence"),
     "a number of ours typed into the reason": (typed_reason, "its reason has '107.9', which is typed"),
     "a name that nothing reads": (change("norm-109", why="It is {total}."), "its reason names 'total'"),
@@ -182,13 +187,13 @@ def test_other_results_ask_for_another_verdict(book):
 
 def test_results_that_came_ask_for_a_verdict(book):
     """Guards the claims that wait: results of size gpu ask for a decision, those of size cpu do not."""
-    model = dict(tests={"test": dict(scores=[1.0, 0.5], mean=0.75, sd=0.35)})
-    content = dict(size="cpu", models=dict(vla=model), comparisons=[])
-    (book / "results/copy.json").write_text(json.dumps(content))
+    content = read_json(BOOK / "results/copy.json")
+    assert content["size"] == "cpu"
     assert problems(AUDIT, book) == []
+    content["models"]["vla"]["tests"]["test"] = dict(scores=[1.0, 0.5, 0.75], mean=0.75, sd=0.25)
     (book / "results/copy.json").write_text(json.dumps(content | dict(size="gpu")))
     found = problems(AUDIT, book)
-    assert "copy: copy.json is there, with 0.750 ± 0.350 (n = 2): take `pending` away, and give the verdict" in found
+    assert "copy: copy.json is there, with 0.750 ± 0.250 (n = 3): take `pending` away, and give the verdict" in found
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------
@@ -265,6 +270,48 @@ def test_a_rule_with_a_p_value_needs_both(tmp_path):
     assert read(lead | dict(p="... > p_none"), tmp_path)[-2:] == ("8, no test", False)
     del lead["pass"]
     assert read(lead | dict(p="... > p"), tmp_path).met is None
+
+
+def made_models():
+    """Two tests of three models, with scores by seed."""
+    scores = {"vla": ([0.9, 0.8, 0.7], [0.5] * 3), "vla_off": ([0.8, 0.7, 0.6], [0.5] * 3)}
+    scores["delta"] = [0.6, 0.9, 0.3], [0.1, 0.2, 0.1]
+    names = ("test", "far")
+    return {label: dict(tests={name: dict(scores=one) for name, one in zip(names, two, strict=True)})
+            for label, two in scores.items()}  # fmt: skip
+
+
+def test_a_comparison_is_that_of_its_test_set(tmp_path):
+    """Guards comparisons away from a file's first test set: difference, seeds, p by Holm on that set, and the rule."""
+    (tmp_path / "made.json").write_text(json.dumps(dict(models=made_models())))
+    entry = {"what": "x", "file": "made.json", "versus": ["vla", "delta"]}
+    far = read(entry | {"test": "far", "pass": "above 0.3"}, tmp_path)
+    # Differences 0.4, 0.3, 0.4: t = 11 with 2 degrees of freedom. Two pairs are tested, and this is one of equal p.
+    assert far.value == pytest.approx(1.1 / 3) and far.n == 3
+    assert far.p == pytest.approx(2 * (1 - 11 / (11**2 + 2) ** 0.5))
+    assert far.met and far.words == "+0.367 (n = 3), p = 0.016"
+    assert read(entry | {"test": "far", "pass": "above 0.4"}, tmp_path).met is False
+    near = read(entry | {"test": "test", "pass": "above 0"}, tmp_path)  # ahead, and it may be chance
+    assert near.value == pytest.approx(0.2) and near.met is False
+    same = read(entry | {"versus": ["vla", "vla_off"], "test": "far", "pass": "above -1"}, tmp_path)
+    assert (same.words, same.met) == ("+0.000 (n = 3), no test", False)
+    assert read(entry | {"test": "far"}, tmp_path).met is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"test": "near"}, "nothing at 'near'"),
+        ({"versus": ["vla", "mesa"]}, "nothing at 'mesa'"),
+        ({"versus": ["delta", "vla"]}, "delta is not compared with vla on 'test'"),
+    ],
+)
+def test_a_comparison_that_is_not_there(tmp_path, change, words):
+    """Guards that a test set, a model or a pair which a file does not have is named."""
+    (tmp_path / "made.json").write_text(json.dumps(dict(models=made_models())))
+    entry = {"what": "x", "file": "made.json", "versus": ["vla", "delta"], "test": "test"}
+    with pytest.raises(KeyError, match=words):
+        read(entry | change, tmp_path)
 
 
 def test_cells_are_those_of_the_diagram():

@@ -28,7 +28,8 @@ KINDS = ("theorem", "explanation", "measurement", "cost", "product", "criticism"
 FIELDS = ("id", "theme", "title", "source", "kind", "models", "said", "published", "restated", "evidence")
 FIELDS += ("verdict", "why")
 LINK_FIELDS = {"proof"}, {"chapter"}
-READING_FIELDS = {"name", "what", "file", "path", "over", "sd", "n", "p", "cells", "form", "as", "pass", "pending"}
+PLACES = {"path", "cells", "versus"}  # where a reading may be found; it has one of them
+READING_FIELDS = {"name", "what", "file", "over", "sd", "n", "p", "test", "form", "as", "pass", "pending"} | PLACES
 AS = {"1 / x - 1": lambda beta: 1 / beta - 1}  # lambda_t of a write gate
 P_LIMIT = 0.05
 NAMED = re.compile(r"\{([a-z][\w-]*)\}(?!`)")  # {name} of a reading, and not a role of MyST
@@ -115,6 +116,8 @@ def read(item, folder=BOOK / "results"):
         return None
     if "cells" in item:
         return count_cells(item, content)
+    if "versus" in item:
+        return compare_models(item, content)
     x, kept = numbers(follow(content, item["path"]))
     if "over" in item:
         x, kept = x / numbers(follow(content, tail(item["path"], item["over"])))[0], None
@@ -132,11 +135,35 @@ def read(item, folder=BOOK / "results"):
     words = f"{value:{form}}"
     words += "" if sd is None else f" ± {sd:{form.replace('.3g', '.2g').lstrip('+')}}"
     words += "" if n is None else f" (n = {n})"
-    if "p" in item:
-        words += ", no test" if p is None else f", p = {p:.2g}" if p >= 0.001 else ", p < 0.001"
+    words += p_words(p) if "p" in item else ""
     sure = "p" not in item or (p is not None and p < P_LIMIT)  # what may be chance does not pass
     met = passes(value, item["pass"]) and sure if "pass" in item else None
     return Reading(value, sd, n, p, words, met)
+
+
+def p_words(p):
+    """A p value as it is printed behind its number."""
+    return ", no test" if p is None else f", p = {p:.2g}" if p >= 0.001 else ", p < 0.001"
+
+
+def compare_models(item, content):
+    """One model less another, seed by seed, on a test set of our choice; a file's own comparisons are on the first.
+
+    p by Holm's method, among all pairs compared on that set. What may be chance does not pass.
+    """
+    from vla_teach.experiments.sweep import comparisons  # needs PyTorch
+
+    test, (model, against) = item["test"], item["versus"]
+    for label in (model, against):
+        follow(content, ["models", label, "tests", test])  # says what is missing
+    pair = (one for one in comparisons(content["models"], test) if (one["model"], one["against"]) == (model, against))
+    one = next(pair, None)
+    if one is None or one["difference"] is None:
+        raise KeyError(f"{model} is not compared with {against} on {test!r}")
+    value, p = one["difference"], one.get("p_holm")
+    words = f"{value:{item.get('form', '+.3f')}} (n = {one['n']}){p_words(p)}"
+    met = passes(value, item["pass"]) and p is not None and p < P_LIMIT if "pass" in item else None
+    return Reading(value, None, one["n"], p, words, met)
 
 
 def count_cells(item, content):
@@ -210,15 +237,20 @@ def problems_of_item(item, book, readings):
             return [] if item["proof"] in STATEMENTS else [f"there is no statement {item['proof']}"]
         there = any((book / f"{item['chapter']}{end}").exists() for end in (".ipynb", ".md"))
         return [] if there else [f"there is no chapter {item['chapter']}"]
-    if item.keys() - READING_FIELDS or not {"what", "file"} <= item.keys() or ("path" in item) == ("cells" in item):
+    places = PLACES & item.keys()
+    if item.keys() - READING_FIELDS or not {"what", "file"} <= item.keys() or len(places) != 1:
         known = ", ".join(sorted(READING_FIELDS))
         return [f"cannot read the evidence {sorted(item)}; expected proof, chapter, or some of {known}"]
+    if ("versus" in item) != ("test" in item):
+        return [f"cannot read the evidence {sorted(item)}; expected versus and test together"]
     try:
         reading = read(item, book / "results")
     except (KeyError, OSError, ValueError) as error:
         return [f"{item['file']}: {error}"]
     if reading and item.get("pending"):
         return [f"{item['file']} is there, with {reading.words}: take `pending` away, and give the verdict"]
+    if reading and "small run" in item["what"] and contents(item, book / "results").get("size") != "cpu":
+        return [f"{item['file']} is not of size cpu, so {item['what']!r} is no small run"]
     readings[item.get("name", item["what"])] = reading
     return []
 
@@ -344,9 +376,8 @@ def main():
         print(f"{n:3d}  {verdict}")
     for claim in audit["claims"]:
         for item in claim["evidence"] or ():
-            if item.get("pending"):
-                reading = read(item)
-                print(f"{claim['id']}: {item['what']}: {reading.words if reading else 'waits for ' + item['file']}")
+            if item.get("pending") and contents(item, BOOK / "results") is None:  # one that came is among the problems
+                print(f"{claim['id']}: {item['what']}: waits for {item['file']}")
     print("\n".join(problems(audit)) or "nothing wrong")
 
 
