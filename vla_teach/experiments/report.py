@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import plotly.graph_objects as go
 
@@ -75,11 +76,11 @@ def said(results: dict, label: str, test: str = "test") -> str:
 def print_about(results: dict) -> None:
     """What was run, where, and the command that does it again."""
     made, settings = results["provenance"], results["settings"]
-    print(made["command"])
+    print(wrapped(made["command"]))
     print(f"size {results['size']}, on {made['device']}, {made['when'][:10]}, commit {made['commit'][:10]}")
     for more in made.get("added", ()):
-        print(f"later: {more['command']}")
-        print(f"on {more['device']}, {more['when'][:10]}, commit {more['commit'][:10]}")
+        print(wrapped(more["command"]))
+        print(f"later, on {more['device']}, {more['when'][:10]}, commit {more['commit'][:10]}")
     model = settings["model"]
     print(
         f"width {model['width']}, {model['depth']} layer{'s' * (model['depth'] > 1)}, {model['heads']} heads;", end=" "
@@ -87,13 +88,19 @@ def print_about(results: dict) -> None:
     print(f"{settings['steps']} steps of {settings['batch']}; {settings['seeds']} seeds")
 
 
+def wrapped(command: str) -> str:
+    """A command in lines of at most 84 characters, as a shell takes it."""
+    return " \\\n    ".join(wrap(command, 78, break_on_hyphens=False, break_long_words=False))
+
+
 def print_table(results: dict, tests: Sequence[str] = ("test",)) -> None:
     """A line a model: its rate, and mean ± standard deviation on some test sets."""
-    print(f"{results['metric']:27s} rate  " + "".join(f"{test:>17}" for test in tests))
+    wide = max(17, *(len(test) + 2 for test in tests))
+    print(f"{results['metric']:27s} rate  " + "".join(f"{test:>{wide}}" for test in tests))
     for label in order(results):
         model = results["models"][label]
         rate = f"{model['rate']:g}" + ("*" if model["at_edge"] else " ")
-        print(f"{NAMES[label]:25s} {rate:>7}" + "".join(f"{said(results, label, test):>17}" for test in tests))
+        print(f"{NAMES[label]:25s} {rate:>7}" + "".join(f"{said(results, label, test):>{wide}}" for test in tests))
     print("* the smallest or the largest rate tried; a better one may lie outside")
 
 
