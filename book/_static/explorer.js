@@ -297,7 +297,8 @@ const vlaExplorer = (function () {
 
   // Puts what an explorer's `draw` returned into the figure, and draws what a move changes of it: the marks, and the
   // axes that end elsewhere. Plotly draws a figure anew in 20 to 40 ms, most of them for legend, titles and margins, so
-  // here its parts are called by themselves. Returns whether it could: a change to more than that is not drawn.
+  // here its parts are called by themselves: names with _ are Plotly's own, and may change with its version. Returns
+  // whether all is drawn that changes but for words of titles; if not, nothing is drawn.
   async function sketch(plot, traces, layout, can) {
     const full = plot._fullLayout, axes = {}, subplots = new Set();
     for (const path of put(plot.layout, layout)) {
@@ -312,15 +313,15 @@ const vlaExplorer = (function () {
     if (!can) return false;
 
     changed.forEach((names, i) => {
-      if (!names.length) return;
-      const trace = plot._fullData[i], { xaxis, yaxis } = full._plots[trace.xaxis + trace.yaxis], before = trace.z;
+      const trace = plot._fullData[i], before = trace.z, id = trace.xaxis + trace.yaxis, { xaxis, yaxis } = full._plots[id];
+      if (!names.length || trace.visible !== true) return;
       for (const name of names) trace[name] = plot.data[i][name];
       if (!trace.z) trace._length = Math.min(trace.x.length, trace.y.length);
       const points = trace._length === 0 ? [{}] : trace._module.calc(plot, trace);
       Object.assign(points[0], { trace, t: points[0].t ?? {} });
       plot.calcdata[i] = points;
-      trace._module.crossTraceCalc?.(plot, full._plots[trace.xaxis + trace.yaxis]);
-      subplots.add(trace.xaxis + trace.yaxis);
+      trace._module.crossTraceCalc?.(plot, full._plots[id]);
+      subplots.add(id);
       const resized = trace.z && (before.length !== trace.z.length || before[0].length !== trace.z[0].length);
       if (xaxis.autorange && (resized || names.includes("x"))) axes[`${xaxis._name}.autorange`] = xaxis.autorange;
       if (yaxis.autorange && (resized || names.includes("y"))) axes[`${yaxis._name}.autorange`] = yaxis.autorange;
@@ -328,7 +329,7 @@ const vlaExplorer = (function () {
 
     const moved = Object.keys(axes).map((path) => full[path.split(".")[0]]);
     if (moved.length) {
-      // Plotly starts anew where axes have one scale. It need not: it enforces that in either case.
+      // Axes of one scale would make `relayout` begin with nothing. It need not: it keeps them to their scale anyhow.
       const groups = moved.map((axis) => axis._constraintGroup);
       for (const axis of moved) axis._constraintGroup = undefined;
       const done = Plotly.relayout(plot, axes);
