@@ -810,6 +810,7 @@ def test_a_view_has_an_address(browser, site, name):
         page.wait_for_function(f"document.querySelector('#explore-{name}').getBoundingClientRect().top < innerHeight")
         page.evaluate("hash => { location.hash = hash }", f"explore={name}&{first.name}=nonsense&gain=none&other=1")
         page.wait_for_function(f"document.querySelector('#explore-{name}').dataset.redraws > 1")
+        page.wait_for_selector(f"#explore-{name}[data-whole='yes']")
         assert InPage(page, explorer).check()[0] == pytest.approx(explorer.start), "nonsense changed the view"
         assert not wrong
 
