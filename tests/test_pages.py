@@ -485,10 +485,11 @@ class InPage:
         return self.figure.query_selector(f":is(input, select)[id$='-{name}']")
 
     def after(self, act):
-        """Act, wait until the figure is drawn again, and return the parameters and the view that are shown."""
+        """Act, wait until all of the figure is drawn again, and return the parameters and the view that are shown."""
         before = int(self.figure.get_attribute("data-redraws"))
         act()
-        self.page.wait_for_function("([f, n]) => Number(f.dataset.redraws) > n", arg=[self.figure, before])
+        done = "([f, n]) => Number(f.dataset.redraws) > n && f.dataset.whole === 'yes'"
+        self.page.wait_for_function(done, arg=[self.figure, before])
         return self.check()
 
     def press(self, key):
@@ -591,6 +592,73 @@ def test_sliders(explorer):
             before = p[slider.name]
             assert p == pytest.approx(explorer.explorer.fit(p | start | {slider.name: before})), slider.name
             start = p  # a slider that ends at this one stays where it was pushed
+
+
+# Every mark, tick, line and word that is drawn, with its place and its colours.
+PICTURE = """plot => [...plot.querySelectorAll('.main-svg :is(g, path, image, text)')]
+  .filter(part => !part.closest('.hoverlayer, .zoomlayer, .draglayer'))
+  .filter(part => part.tagName !== 'g' || part.getAttribute('transform'))
+  .map(part => [part.tagName, part.tagName === 'text' ? part.textContent : '',
+    ...['d', 'href', 'xlink:href', 'x', 'y', 'width', 'height', 'transform'].map(name => part.getAttribute(name)),
+    ...['fill', 'stroke', 'opacity', 'display'].map(name => part.style[name])].join(' ')
+    .replace(/-?\\d+\\.\\d{3,}/g, number => Number(number).toFixed(1))).sort()"""
+
+# What Plotly draws from nothing with the numbers that a figure has; ranges: of its axes, as the explorer asks for them.
+AFRESH = f"""async (plot, ranges) => {{
+  const {{ width, height }} = plot.getBoundingClientRect(), other = document.createElement('div');
+  other.style.cssText = `position: absolute; top: 0; width: ${{width}}px; height: ${{height}}px`;
+  document.body.append(other);
+  const ask = () => Object.entries(ranges).forEach(([axis, range]) => {{ layout[axis].range = [...range]; }});
+  const data = structuredClone(plot.data), layout = structuredClone(plot.layout);
+  ask();
+  await Plotly.newPlot(other, data, layout);
+  ask(); // the margins are right only now, and Plotly widens axes that have one scale
+  await Plotly.redraw(other);
+  const picture = ({PICTURE})(other);
+  Plotly.purge(other);
+  other.remove();
+  return picture;
+}}"""
+
+# Moves an input through places, two a frame, so that every second move comes while the one before is drawn. Returns
+# the marks as they are drawn first after the last move, whether the whole figure was, and its marks when it is.
+MOVE_FAST = f"""async (input, places) => {{
+  const figure = input.closest('.vla-figure'), plot = figure.querySelector('.vla-plot'), marks = {MARKS};
+  const wait = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+  const size = () => {{ const {{ l, t, w, h }} = plot._fullLayout._size; return [l, t, w, h].join(); }};
+  for (const [i, place] of places.entries()) {{
+    if (i % 2 === 0) await wait();
+    input.value = place;
+    input.dispatchEvent(new Event('input'));
+  }}
+  await wait();
+  await wait();
+  const first = marks(plot), whole = figure.dataset.whole, before = size();
+  while (figure.dataset.whole !== 'yes') await wait();
+  return {{ first, whole, last: marks(plot), resized: size() !== before }};
+}}"""
+
+
+def test_many_moves_end_right(explorer):
+    """Guards pictures drawn in part, as they are during moves: no mark is stale, and nothing is after a rest.
+
+    Each slider goes through six places, two a frame. What is seen after the last move are the marks of the whole
+    figure; at rest the numbers are Python's, and the picture is what Plotly draws with them from nothing.
+    """
+    in_part = 0
+    for slider in (control for control in explorer.explorer.controls if isinstance(control, Slider)):
+        explorer.click("Reset")
+        steps = round((slider.high - slider.low) / slider.step)
+        places = [slider.low + slider.step * (steps * i // 7) for i in (1, 6, 2, 5, 7, 4)]
+        seen = explorer.control(slider.name).evaluate(MOVE_FAST, places)
+        assert seen["resized"] or seen["first"] == seen["last"], f"{slider.name}: marks are stale until the rest"
+        in_part += seen["whole"] == "no"
+        p, view = explorer.check()
+        asked = {path: np.array(value, float).tolist() for path, value in explorer.explorer.draw(view, p)[1].items()
+                 if path.endswith(".range")}  # fmt: skip
+        ranges = {path.split(".")[0]: value for path, value in asked.items()}
+        assert explorer.plot.evaluate(PICTURE) == explorer.plot.evaluate(AFRESH, ranges), slider.name
+    assert in_part, "every move drew the whole figure"
 
 
 def test_lists(explorer):
@@ -742,6 +810,7 @@ def test_a_view_has_an_address(browser, site, name):
         page.wait_for_function(f"document.querySelector('#explore-{name}').getBoundingClientRect().top < innerHeight")
         page.evaluate("hash => { location.hash = hash }", f"explore={name}&{first.name}=nonsense&gain=none&other=1")
         page.wait_for_function(f"document.querySelector('#explore-{name}').dataset.redraws > 1")
+        page.wait_for_selector(f"#explore-{name}[data-whole='yes']")
         assert InPage(page, explorer).check()[0] == pytest.approx(explorer.start), "nonsense changed the view"
         assert not wrong
 
@@ -749,32 +818,69 @@ def test_a_view_has_an_address(browser, site, name):
 LARGEST = dict(penalty=dict(K=64, T=500), norms=dict(K=64, T=500), angle=dict(K=64), recall=dict(K=64))
 
 
+# Moves an input through places, after pauses of some ms. Returns for each move the ms until its picture was painted and
+# whether the marks changed; and the ms from the last move until all of the figure was drawn.
+TIME_MOVES = f"""async (input, [places, pauses]) => {{
+  const figure = input.closest('.vla-figure'), plot = figure.querySelector('.vla-plot'), marks = {MARKS};
+  const sleep = ms => new Promise(done => setTimeout(done, ms)), times = [], changed = [];
+  const told = wanted => new Promise(done => {{
+    const observer = new MutationObserver(() => {{
+      if (!wanted()) return;
+      observer.disconnect();
+      done();
+    }});
+    observer.observe(figure, {{ attributes: true }});
+  }});
+  const painted = () => new Promise(done => requestAnimationFrame(() => {{
+    const {{ port1, port2 }} = new MessageChannel(); // its message comes after the frame that is now made
+    port1.onmessage = done;
+    port2.postMessage(0);
+  }}));
+  let start;
+  for (const [i, place] of places.entries()) {{
+    await sleep(pauses[i % pauses.length]);
+    const old = marks(plot), before = figure.dataset.redraws, drawn = told(() => figure.dataset.redraws !== before);
+    start = performance.now();
+    input.value = place;
+    input.dispatchEvent(new Event('input'));
+    await drawn;
+    await painted();
+    times.push(performance.now() - start);
+    changed.push(marks(plot) !== old);
+  }}
+  if (figure.dataset.whole === 'no') await told(() => figure.dataset.whole === 'yes');
+  return {{ times, changed, rest: performance.now() - start }};
+}}"""
+
+
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_redraw_is_quick(browser, site, name):
-    """Guards the time from a move to the new picture at K = 64, T = 500: 50 ms are wanted, on an idle machine."""
+    """Guards the time from a move to the new picture at K = 64, T = 500: 50 ms are wanted, on an idle machine.
+
+    Measured is the time from the slider's event until the frame with all the new marks is painted: curves, dots, bars
+    and heatmaps, and the axes where they end elsewhere. Moves come 20 to 250 ms after the last picture, so that some
+    wait for the whole figure that is drawn at rest. That one brings titles and margins up to date: 150 ms are wanted
+    for it, from the last move on.
+    """
     explorer = EXPLORERS[name]
     slider = next(control for control in explorer.controls if isinstance(control, Slider) and control.name != "T")
-    places = slider.low + slider.step * np.round(np.linspace(0, (slider.high - slider.low) / slider.step, 9))
     with tab(browser) as page:
         page.goto(f"{site}/{page_of(name)}.html#explore={name}&{urlencode(LARGEST.get(name, {}))}")
         page.wait_for_selector(f"#explore-{name}[data-redraws]")
         shown = InPage(page, explorer)
-        times = shown.figure.evaluate(
-            """async (figure, [name, values]) => {
-              const input = figure.querySelector(`input[id$='-${name}']`), times = [];
-              for (const value of values) {
-                await new Promise(done => setTimeout(done, 100));
-                const before = figure.dataset.redraws, start = performance.now();
-                input.value = value;
-                input.dispatchEvent(new Event('input'));
-                while (figure.dataset.redraws === before) await new Promise(done => setTimeout(done));
-                times.push(performance.now() - start);
-              }
-              return times;
-            }""",
-            [slider.name, places.tolist()],
-        )
+        control = shown.control(slider.name)
+        start, high = float(control.input_value()), float(control.get_attribute("max"))
+        up = slider.low + slider.step * np.round(np.linspace(0, (high - slider.low) / slider.step, 10))
+        places = [
+            place
+            for place, before in zip([*up, *up[-2::-1]], [start, *up, *up[-2::-1]], strict=False)
+            if place != before
+        ]
+        seen = control.evaluate(TIME_MOVES, [places, [20, 50, 90, 120, 250]])
         p, _ = shown.check()
+    assert all(seen["changed"]), "a move left the picture as it was"
     assert {key: p[key] for key in LARGEST.get(name, {})} == LARGEST.get(name, {})
-    print(f"{name}: a redraw takes {median(times):.0f} ms, {slider.name} moved")
-    assert median(times) < 150, f"a redraw takes {median(times):.0f} ms (nine moves: {times})"
+    times, rest = seen["times"], seen["rest"]
+    print(f"{name}: a redraw takes {median(times):.0f} ms, {slider.name} moved; the whole figure {rest:.0f} ms")
+    assert median(times) < 150, f"a redraw takes {median(times):.0f} ms ({len(times)} moves: {times})"
+    assert rest < 450, f"the whole figure is there {rest:.0f} ms after the last move"

@@ -234,9 +234,10 @@ const vlaExplorer = (function () {
     const show = (value, end) => {
       if (end !== undefined) input.max = end;
       input.value = control.log ? Math.log10(value) : value;
-      if (control.options) return;
-      output.textContent = round(value) + control.unit;
-      input.setAttribute("aria-valuetext", output.textContent);
+      const shown = round(value) + control.unit;
+      if (control.options || output.textContent === shown) return;
+      output.textContent = shown;
+      input.setAttribute("aria-valuetext", shown);
     };
     input.addEventListener("input", () => changed({ [control.name]: read() }));
     const label = element("label", { htmlFor: id }, control.label);
@@ -272,6 +273,85 @@ const vlaExplorer = (function () {
     return found.explore === name ? found : null;
   }
 
+  // ---- drawing
+
+  const REST = 80; // ms without a move, after which the whole figure is drawn
+
+  // Whether two values, lists or lists of lists are the same.
+  function same(a, b) {
+    if (a === b) return true;
+    if (typeof a !== "object" || !a?.length || a.length !== b?.length) return false;
+    for (let i = 0; i < a.length; i++) if (a[i] !== b[i] && !same(a[i], b[i])) return false;
+    return true;
+  }
+
+  // Puts values, as {path: value}, into a layout. Returns the paths of those that were not there yet.
+  function put(layout, values) {
+    return Object.entries(values).filter(([path, value]) => {
+      const steps = path.split("."), last = steps.pop();
+      const part = steps.reduce((found, step) => (found[step] ??= {}), layout), is = same(value, part[last]);
+      part[last] = value;
+      return !is;
+    }).map(([path]) => path);
+  }
+
+  // Puts what an explorer's `draw` returned into the figure, and draws what a move changes of it: the marks, and the
+  // axes that end elsewhere. Plotly draws a figure anew in 20 to 40 ms, most of them for legend, titles and margins, so
+  // here its parts are called by themselves: names with _ are Plotly's own, and may change with its version. Returns
+  // whether all is drawn that changes but for words of titles; if not, nothing is drawn.
+  async function sketch(plot, traces, layout, can) {
+    const full = plot._fullLayout, axes = {}, subplots = new Set();
+    for (const path of put(plot.layout, layout)) {
+      if (path.endsWith(".range")) axes[path] = layout[path];
+      else if (!path.endsWith(".text")) can = false; // the words of titles wait
+    }
+    const changed = traces.map((changes, i) => {
+      const trace = plot.data[i], names = Object.keys(changes).filter((name) => !same(changes[name], trace[name]));
+      Object.assign(trace, changes);
+      return names;
+    });
+    if (!can) return false;
+
+    changed.forEach((names, i) => {
+      const trace = plot._fullData[i], before = trace.z, id = trace.xaxis + trace.yaxis, { xaxis, yaxis } = full._plots[id];
+      if (!names.length || trace.visible !== true) return;
+      for (const name of names) trace[name] = plot.data[i][name];
+      if (!trace.z) trace._length = Math.min(trace.x.length, trace.y.length);
+      const points = trace._length === 0 ? [{}] : trace._module.calc(plot, trace);
+      Object.assign(points[0], { trace, t: points[0].t ?? {} });
+      plot.calcdata[i] = points;
+      trace._module.crossTraceCalc?.(plot, full._plots[id]);
+      subplots.add(id);
+      const resized = trace.z && (before.length !== trace.z.length || before[0].length !== trace.z[0].length);
+      if (xaxis.autorange && (resized || names.includes("x"))) axes[`${xaxis._name}.autorange`] = xaxis.autorange;
+      if (yaxis.autorange && (resized || names.includes("y"))) axes[`${yaxis._name}.autorange`] = yaxis.autorange;
+    });
+
+    const moved = Object.keys(axes).map((path) => full[path.split(".")[0]]);
+    if (moved.length) {
+      // Axes of one scale would make `relayout` begin with nothing. It need not: it keeps them to their scale anyhow.
+      const groups = moved.map((axis) => axis._constraintGroup);
+      for (const axis of moved) axis._constraintGroup = undefined;
+      const done = Plotly.relayout(plot, axes);
+      moved.forEach((axis, i) => { axis._constraintGroup = groups[i]; });
+      await done;
+    } else {
+      for (const id of subplots) drawMarks(plot, id);
+    }
+    return true;
+  }
+
+  // Draws all traces of one subplot.
+  function drawMarks(plot, id) {
+    const subplot = plot._fullLayout._plots[id], kinds = new Map();
+    for (const points of plot.calcdata) {
+      const { trace } = points[0];
+      if (trace.xaxis + trace.yaxis !== id || trace.visible !== true) continue;
+      kinds.set(trace._module, [...(kinds.get(trace._module) ?? []), points]);
+    }
+    for (const [kind, all] of kinds) kind.plot(plot, subplot, all, subplot.plot.select(`.${kind.name}layer`));
+  }
+
   function mount(figure, plot, { name, label, to_try, controls, presets, data }) {
     const explorer = explorers[name];
     const start = Object.fromEntries(controls.map((control) => [control.name, control.start]));
@@ -279,33 +359,37 @@ const vlaExplorer = (function () {
     const words = element("p", { className: "vla-words" });
     const spoken = element("p", { className: "vla-spoken", role: "status" }); // polite: waits until the reader is done
     const id = `vla-${name}-${document.querySelectorAll(".vla-controls").length}`;
-    let drawing = false, moved = false, toAddress = null;
+    let drawing = false, moved = false, wanted = {}, resting = null, toAddress = null;
 
-    async function draw() {
-      const p = { ...params }, view = explorer.view({ ...p, data });
-      const [traces, layout] = explorer.draw(view, p);
-      traces.forEach((changes, i) => Object.assign(plot.data[i], changes));
-      for (const [path, value] of Object.entries(layout)) {
-        const steps = path.split("."), last = steps.pop();
-        steps.reduce((part, step) => (part[step] ??= {}), plot.layout)[last] = value;
-      }
-      await Plotly.react(plot, plot.data, plot.layout);
-      words.textContent = explorer.words(view, p); // last: Plotly measures, and words move the page below them
-      plot.setAttribute("aria-label", words.textContent);
-      figure.dataset.redraws = Number(figure.dataset.redraws || 0) + 1;
-    }
-
-    // Draws at once, then once a frame as long as there were moves in between.
+    // Draws at once, then once a frame as long as there were moves in between; and all of the figure once they rest.
     async function redraw() {
-      moved = true;
+      clearTimeout(resting);
       if (drawing) return;
       drawing = true;
       while (moved) {
         moved = false;
-        await draw();
+        const p = { ...params }, view = explorer.view({ ...p, data });
+        const [traces, layout] = explorer.draw(view, p);
+        wanted = layout;
+        const whole = !await sketch(plot, traces, layout, "redraws" in figure.dataset);
+        if (whole) await Plotly.redraw(plot);
+        words.textContent = explorer.words(view, p); // last: Plotly measures, and words move the page below them
+        plot.setAttribute("aria-label", words.textContent);
+        figure.dataset.whole = whole ? "yes" : "no";
+        figure.dataset.redraws = Number(figure.dataset.redraws || 0) + 1;
         await new Promise((done) => { requestAnimationFrame(done); });
       }
       drawing = false;
+      if (figure.dataset.whole === "no") resting = setTimeout(finish, REST);
+    }
+
+    async function finish() {
+      drawing = true;
+      put(plot.layout, wanted); // Plotly has widened axes that have one scale
+      await Plotly.redraw(plot);
+      figure.dataset.whole = moved ? "no" : "yes";
+      drawing = false;
+      if (moved) redraw();
     }
 
     // The number that a slider with `most` ends at; undefined for the others.
@@ -318,6 +402,7 @@ const vlaExplorer = (function () {
         if (end !== undefined) params[control.name] = Math.min(params[control.name], end);
         made[control.name].show(params[control.name], end);
       }
+      moved = true;
       return redraw();
     }
 

@@ -3,7 +3,9 @@
 "use strict";
 
 const vlaMemory = (function () {
-  // ---- linear algebra: x, y, out vectors [n]; M [n, n]; S [V, K]; A [K, K] symmetric, only its lower triangle is kept
+  // ---- linear algebra: x, y, out vectors [n]; M [n, n]; S [V, K]; A [K, K] symmetric, only its lower triangle is kept.
+  // The loops that every token goes through take two rows at a time, so V and K are even: the next sum need not wait for
+  // the last, and what both rows use is read once.
 
   function dot(x, y) {
     let sum = 0;
@@ -16,47 +18,64 @@ const vlaMemory = (function () {
   // S x, into out
   function matvec(S, x, out) {
     const n = x.length;
-    for (let i = 0, at = 0; i < out.length; i++) {
-      let sum = 0;
-      for (let j = 0; j < n; j++) sum += S[at++] * x[j];
+    for (let i = 0, row = 0; i < out.length; i += 2, row += 2 * n) {
+      const under = row + n;
+      let sum = 0, other = 0;
+      for (let j = 0; j < n; j++) {
+        sum += S[row + j] * x[j];
+        other += S[under + j] * x[j];
+      }
       out[i] = sum;
+      out[i + 1] = other;
     }
     return out;
   }
 
-  // A -= scale p p^T, in place, and A x for the new A, into out. One pass: each entry is read once and used twice.
-  function updateAndApply(A, p, scale, x, out) {
+  // A -= g p^T, in place, and A x for the new A, into out. One pass: each entry is read once and used twice. g p^T is
+  // symmetric, and so is g p^T + h q^T below.
+  function updateAndApply(A, g, p, x, out) {
     const n = x.length;
-    for (let i = 0; i < n; i++) {
-      const row = i * n, c = scale * p[i], xi = x[i];
-      let sum = 0;
+    for (let i = 0; i < n; i += 2) {
+      const row = i * n, under = row + n, g0 = g[i], g1 = g[i + 1], x0 = x[i], x1 = x[i + 1];
+      let sum = 0, other = 0;
       for (let j = 0; j < i; j++) {
-        const a = A[row + j] - c * p[j];
+        const a = A[row + j] - g0 * p[j], b = A[under + j] - g1 * p[j];
         A[row + j] = a;
+        A[under + j] = b;
         sum += a * x[j];
-        out[j] += a * xi;
+        other += b * x[j];
+        out[j] += a * x0 + b * x1;
       }
-      out[i] = sum + (A[row + i] -= c * p[i]) * xi;
+      const a = (A[row + i] -= g0 * p[i]), b = (A[under + i] -= g1 * p[i]), c = (A[under + i + 1] -= g1 * p[i + 1]);
+      out[i] = sum + a * x0 + b * x1;
+      out[i + 1] = other + b * x0 + c * x1;
     }
   }
 
-  // The same for two vectors, x and y.
-  function updateAndApplyTwice(A, p, scale, x, out, y, also) {
+  // The same for A -= g p^T + h q^T, and for two vectors, x and y.
+  function updateAndApplyTwice(A, g, p, h, q, x, out, y, also) {
     const n = x.length;
-    for (let i = 0; i < n; i++) {
-      const row = i * n, c = scale * p[i], xi = x[i], yi = y[i];
-      let sum = 0, more = 0;
+    for (let i = 0; i < n; i += 2) {
+      const row = i * n, under = row + n, g0 = g[i], g1 = g[i + 1], h0 = h[i], h1 = h[i + 1];
+      const x0 = x[i], x1 = x[i + 1], y0 = y[i], y1 = y[i + 1];
+      let sum = 0, other = 0, more = 0, last = 0;
       for (let j = 0; j < i; j++) {
-        const a = A[row + j] - c * p[j];
+        const a = A[row + j] - g0 * p[j] - h0 * q[j], b = A[under + j] - g1 * p[j] - h1 * q[j];
         A[row + j] = a;
+        A[under + j] = b;
         sum += a * x[j];
-        out[j] += a * xi;
+        other += b * x[j];
         more += a * y[j];
-        also[j] += a * yi;
+        last += b * y[j];
+        out[j] += a * x0 + b * x1;
+        also[j] += a * y0 + b * y1;
       }
-      const a = (A[row + i] -= c * p[i]);
-      out[i] = sum + a * xi;
-      also[i] = more + a * yi;
+      const a = (A[row + i] -= g0 * p[i] + h0 * q[i]), b = (A[under + i] -= g1 * p[i] + h1 * q[i]);
+      const c = (A[under + i + 1] -= g1 * p[i + 1] + h1 * q[i + 1]);
+      out[i] = sum + a * x0 + b * x1;
+      out[i + 1] = other + b * x0 + c * x1;
+      also[i] = more + a * y0 + b * y1;
+      also[i + 1] = last + b * y0 + c * y1;
     }
   }
 
@@ -247,16 +266,34 @@ const vlaMemory = (function () {
   // Walks over the inverse penalties of M = lambda_0 I + sum of u u^T by Sherman-Morrison. Token by token, `next` gives
   // A u for the token's u and the new A, and, where keys are asked for, A k. The arrays it returns are used again.
   function inverses(lambda_0, u, k = null) {
-    const K = u[0].length, A = identity(K, 1 / lambda_0);
+    const K = u[0].length, A = identity(K, 1 / lambda_0), none = new Float64Array(K);
     let now = new Float64Array(K), next = u[0].map((x) => x / lambda_0), t = 0;
     const Ak = new Float64Array(K), Au = new Float64Array(K);
     return () => {
       [now, next] = [next, now]; // A u before the update
       const denominator = 1 + dot(u[t], now), after = u[Math.min(t + 1, u.length - 1)];
-      if (k) updateAndApplyTwice(A, now, 1 / denominator, after, next, k[t], Ak);
-      else updateAndApply(A, now, 1 / denominator, after, next);
       for (let i = 0; i < K; i++) Au[i] = now[i] / denominator;
+      if (k) updateAndApplyTwice(A, Au, now, none, none, after, next, k[t], Ak);
+      else updateAndApply(A, Au, now, after, next);
       t++;
+      return { Au, Ak };
+    };
+  }
+
+  // The same for M = lambda_0 I + sum of k k^T + u u^T: A k and A u for the token's k and u and the new A.
+  function inversesOfPairs(lambda_0, k, u) {
+    const K = u[0].length, A = identity(K, 1 / lambda_0), Ak = new Float64Array(K), Au = new Float64Array(K);
+    let p = new Float64Array(K), q = new Float64Array(K), t = 0;
+    let nextP = k[0].map((x) => x / lambda_0), nextQ = u[0].map((x) => x / lambda_0);
+    return () => {
+      [p, nextP, q, nextQ] = [nextP, p, nextQ, q]; // A k and A u before the update
+      const a = 1 + dot(k[t], p), b = dot(k[t], q), c = 1 + dot(u[t], q), det = a * c - b * b;
+      for (let i = 0; i < K; i++) {
+        Ak[i] = (c * p[i] - b * q[i]) / det;
+        Au[i] = (a * q[i] - b * p[i]) / det;
+      }
+      t = Math.min(t + 1, u.length - 1);
+      updateAndApplyTwice(A, Ak, p, Au, q, k[t], nextP, u[t], nextQ);
       return { Au, Ak };
     };
   }
@@ -268,11 +305,45 @@ const vlaMemory = (function () {
     return g;
   }
 
-  // Returns the new |S|.
-  function write(S, k, v, g, error) {
-    matvec(S, k, error);
-    for (let i = 0; i < error.length; i++) error[i] = v[i] - error[i];
-    return addOuter(S, error, g);
+  // S += (v - S k) g^T. Returns the new |S|, which costs little here.
+  function write(S, k, v, g) {
+    const n = k.length;
+    let squared = 0, also = 0;
+    for (let i = 0, row = 0; i < v.length; i += 2, row += 2 * n) {
+      const under = row + n;
+      let a = v[i], b = v[i + 1];
+      for (let j = 0; j < n; j++) {
+        a -= S[row + j] * k[j];
+        b -= S[under + j] * k[j];
+      }
+      for (let j = 0; j < n; j++) {
+        const s = S[row + j] + a * g[j], r = S[under + j] + b * g[j];
+        S[row + j] = s;
+        S[under + j] = r;
+        squared += s * s;
+        also += r * r;
+      }
+    }
+    return Math.sqrt(squared + also);
+  }
+
+  // S += (v - S k) g^T - S u h^T. Returns the new |S|.
+  function writePair(S, k, v, g, u, h) {
+    const n = k.length;
+    let squared = 0;
+    for (let i = 0, row = 0; i < v.length; i++, row += n) {
+      let a = v[i], b = 0;
+      for (let j = 0; j < n; j++) {
+        a -= S[row + j] * k[j];
+        b -= S[row + j] * u[j];
+      }
+      for (let j = 0; j < n; j++) {
+        const s = S[row + j] + a * g[j] + b * h[j];
+        S[row + j] = s;
+        squared += s * s;
+      }
+    }
+    return Math.sqrt(squared);
   }
 
   // ---- explorers/
@@ -303,34 +374,49 @@ const vlaMemory = (function () {
   const streamOf = remember([...KEYS, "direction"], ({ T, K, correlation, direction, seed }) =>
     correlatedStream(T, K, V, correlation, direction, seed));
 
+  // A k for every token where u = k, of which recursive least squares and VLA make their gains.
+  const gainsAlong = remember([...KEYS, "lambda_0"], (p) => {
+    const { k } = streamOf(p), next = inverses(p.lambda_0, k);
+    return k.map(() => next().Au.slice());
+  });
+
   const curves = {
     "linear attention": remember(KEYS, (p) => {
       const { k, v } = streamOf(p);
       return normsOf(p, (S, t) => addOuter(S, v[t], k[t]));
     }),
     "DeltaNet": remember(KEYS, (p) => {
-      const { k, v } = streamOf(p), error = new Float64Array(V);
-      return normsOf(p, (S, t) => write(S, k[t], v[t], k[t], error));
+      const { k, v } = streamOf(p);
+      return normsOf(p, (S, t) => write(S, k[t], v[t], k[t]));
     }),
     "VLA": remember([...KEYS, "direction", "lambda_0", "gain"], (p) => {
-      const { k, v, u } = streamOf(p), error = new Float64Array(V);
-      const along = u === k, next = inverses(p.lambda_0, u, along ? null : k);
-      return normsOf(p, (S, t) => {
-        const { Au, Ak } = next();
-        return write(S, k[t], v[t], scaleGain(along ? Au : Ak, k[t], p.gain), error);
-      });
+      const { k, v, u } = streamOf(p);
+      if (u === k) {
+        const gains = gainsAlong(p), g = new Float64Array(p.K);
+        return normsOf(p, (S, t) => {
+          g.set(gains[t]);
+          return write(S, k[t], v[t], scaleGain(g, k[t], p.gain));
+        });
+      }
+      const next = inverses(p.lambda_0, u, k);
+      return normsOf(p, (S, t) => write(S, k[t], v[t], scaleGain(next().Ak, k[t], p.gain)));
     }),
     "recursive least squares": remember([...KEYS, "lambda_0"], (p) => {
-      const { k, v } = streamOf(p), error = new Float64Array(V), next = inverses(p.lambda_0, k);
-      return normsOf(p, (S, t) => write(S, k[t], v[t], next().Au, error));
+      const { k, v } = streamOf(p), gains = gainsAlong(p);
+      return normsOf(p, (S, t) => write(S, k[t], v[t], gains[t]));
     }),
-    // The exact recurrence, with A the inverse of H: the pair (k, v) is counted, then (u, 0).
+    // The exact recurrence, with A the inverse of H: a token counts (k, v) and (u, 0). Where u = k these are one pair.
     "exact least squares": remember([...KEYS, "direction", "lambda_0"], (p) => {
-      const { k, v, u } = streamOf(p), error = new Float64Array(V), nothing = new Float64Array(V);
-      const next = inverses(p.lambda_0, k.flatMap((row, t) => [row, u[t]]));
+      const { k, v, u } = streamOf(p);
+      if (u === k) {
+        const longer = k.map((row) => row.map((x) => x * Math.SQRT2)), shorter = v.map((row) => row.map((x) => x / Math.SQRT2));
+        const next = inverses(p.lambda_0, longer);
+        return normsOf(p, (S, t) => write(S, longer[t], shorter[t], next().Au));
+      }
+      const next = inversesOfPairs(p.lambda_0, k, u);
       return normsOf(p, (S, t) => {
-        write(S, k[t], v[t], next().Au, error);
-        return write(S, u[t], nothing, next().Au, error);
+        const { Ak, Au } = next();
+        return writePair(S, k[t], v[t], Ak, u[t], Au);
       });
     }),
   };
@@ -370,25 +456,25 @@ const vlaMemory = (function () {
   // For each memory its state [V, K] after each of the first n pairs, u = k; `seen(memory, S, t)` is called for each.
   // The three gains share their A k; and what does not depend on lambda_0 is asked for by itself.
   function learn(k, v, n, lambda_0, seen) {
-    const K = k[0].length, error = new Float64Array(V), g = new Float64Array(K), next = inverses(lambda_0, k);
+    const K = k[0].length, g = new Float64Array(K), next = inverses(lambda_0, k);
     const gains = { "VLA": "unit", "VLA, interpolating": "interpolate", "recursive least squares": "least_squares" };
     const states = Object.entries(gains).map(([memory, gain]) => [memory, gain, new Float64Array(V * K)]);
     for (let t = 0; t < n; t++) {
       const { Au } = next();
       for (const [memory, gain, S] of states) {
         g.set(Au);
-        write(S, k[t], v[t], scaleGain(g, k[t], gain), error);
+        write(S, k[t], v[t], scaleGain(g, k[t], gain));
         seen(memory, S, t + 1);
       }
     }
   }
 
   function learnFlat(k, v, n, seen) {
-    const K = k[0].length, error = new Float64Array(V), sum = new Float64Array(V * K), S = new Float64Array(V * K);
+    const K = k[0].length, sum = new Float64Array(V * K), S = new Float64Array(V * K);
     for (let t = 0; t < n; t++) {
       addOuter(sum, v[t], k[t]);
       seen("linear attention", sum, t + 1);
-      write(S, k[t], v[t], k[t], error);
+      write(S, k[t], v[t], k[t]);
       seen("DeltaNet", S, t + 1);
     }
   }
@@ -632,7 +718,7 @@ const vlaMemory = (function () {
     const { k, labels } = digitsOf(data), stream = Array.from({ length: LEARNED }, (_, t) => t);
     if (order === "sorted by digit") stream.sort((a, b) => labels[a] - labels[b]); // stable, like NumPy's
     const x = stream.map((t) => k[t]), v = stream.map((t) => Float64Array.from({ length: CLASSES }, (_, d) => +(d === labels[t])));
-    const error = new Float64Array(CLASSES), answer = new Float64Array(CLASSES), right = {}, states = [];
+    const answer = new Float64Array(CLASSES), right = {}, states = [];
     const rule = (memory, step) => {
       const S = new Float64Array(CLASSES * WIDE);
       right[memory] = [];
@@ -646,10 +732,10 @@ const vlaMemory = (function () {
       }
     };
     rule("linear attention", (S, t) => addOuter(S, v[t], x[t]));
-    rule("DeltaNet", (S, t) => write(S, x[t], v[t], x[t], error));
+    rule("DeltaNet", (S, t) => write(S, x[t], v[t], x[t]));
     for (const [memory, by] of [["VLA", gain], ["recursive least squares", "least_squares"]]) {
       const next = inverses(lambda_0, x);
-      rule(memory, (S, t) => write(S, x[t], v[t], scaleGain(next().Au, x[t], by), error));
+      rule(memory, (S, t) => write(S, x[t], v[t], scaleGain(next().Au, x[t], by)));
     }
     return { right, states };
   });

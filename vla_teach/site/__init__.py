@@ -92,6 +92,12 @@ def mend_search(app, page, template, context, doctree):
         app.add_js_file(None, body=SEARCH)
 
 
+def style_claims(app, page, template, context, doctree):
+    """The rules for the audit's buttons that are too slow for other pages, on its page alone."""
+    if "vla-chooser" in context.get("body", ""):
+        app.add_css_file("claims.css")
+
+
 def count(app, config):
     """Numbers of the book for its pages, as in {{ statements }}."""
     from vla_teach.site.counts import counts
@@ -117,6 +123,7 @@ def setup(app):
     app.connect("html-page-context", glossary.add_meanings)
     app.connect("html-page-context", mend_search)
     app.connect("html-page-context", mend_lists)
+    app.connect("html-page-context", style_claims)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("builder-inited", check_chapters)
     app.connect("build-finished", copy_libraries)

@@ -102,9 +102,10 @@ class FirstPicture(Directive):
 
 
 def add_script(app, name, template, context, doctree):
-    """The picture's script, on its page alone."""
+    """The picture's script and the first page's style, on this page alone."""
     if app.env.metadata.get(name, {}).get("first_picture"):
         app.add_js_file("front.js")
+        app.add_css_file("front.css")
 
 
 # ---- what there is, and how long it takes ---------------------------------------------------------------------
