@@ -358,7 +358,7 @@ def cards(audit, theme, folder=BOOK / "results"):
 
 
 def chooser(audit):
-    """Buttons that leave one verdict on the page, as HTML. They need no script: the style does it (claims.css)."""
+    """Buttons that leave one verdict on the page, as HTML. They need no script: the style does it (vla.css)."""
     count = tally(audit)
     choices = {"all": f"all ({sum(count.values())})"} | {v: f"{v} ({n})" for v, n in count.items()}
     buttons = [
@@ -366,7 +366,7 @@ def chooser(audit):
         f"{' checked' if verdict == 'all' else ''}> {words}</label>"
         for verdict, words in choices.items()
     ]
-    hidden = ' style="display: none"'  # where claims.css is missing, and the buttons would do nothing
+    hidden = ' style="display: none"'  # where vla.css is missing, and the buttons would do nothing
     return f'<fieldset class="vla-chooser"{hidden}><legend>Show</legend>' + "".join(buttons) + "</fieldset>"
 
 

@@ -106,7 +106,7 @@ class Experiment:
 
     about: str
     sizes: dict
-    minutes: int  # two jobs on two cores; measured for digits and mqar_stacked, for others reckoned from a few steps
+    minutes: int  # two jobs on two cores; measured for ablations, digits, mqar_stacked and pathfinder, for others reckoned
 
 
 def sizes(gpu, cpu, smoke):
@@ -219,7 +219,7 @@ CATALOGUE = {
             dict(CPU, labels=ABLATIONS, task=StackedMQAR(pairs=16, vocab=128), steps=1000, patience=20, tests={}),
             dict(task=StackedMQAR(pairs=3, vocab=16)),
         ),
-        12,
+        20,
     ),
     "regression": Experiment(
         "Linear regression in context, keys of condition 100: the next value, before it is shown.",
@@ -280,7 +280,7 @@ CATALOGUE = {
             ),
             dict(task=TINY_PICTURE, pool=20),
         ),
-        8,
+        24,
     ),
     "digits": Experiment(
         "Scikit-learn's handwritten digits, a pixel at a time.",
