@@ -106,7 +106,7 @@ class Experiment:
 
     about: str
     sizes: dict
-    minutes: int  # two jobs on two cores; measured for ablations, digits, mqar_stacked and pathfinder, for others reckoned
+    minutes: int  # two jobs on two cores; measured for ablations, digits, mqar_stacked, pathfinder, else reckoned
 
 
 def sizes(gpu, cpu, smoke):
