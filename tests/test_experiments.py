@@ -686,6 +686,10 @@ def test_models_added_later(tmp_path, capsys):
     for more, why in (("mesa", "already"), ("vla_rank_4", "no larger")):
         assert main([*words, str(tmp_path), "--models", more, "--add"]) == 2 and why in capsys.readouterr().err
     assert main([*words, str(tmp_path), "--models", "delta", "--add", "--size", "cpu"]) == 2
+    first["settings"]["steps"] += 1
+    results.write_results(tmp_path / "copy.json", first)
+    capsys.readouterr()
+    assert main([*words, str(tmp_path), "--models", "delta", "--add"]) == 2 and "steps" in capsys.readouterr().err
 
 
 BAD = {

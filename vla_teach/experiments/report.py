@@ -80,7 +80,8 @@ def print_about(results: dict) -> None:
     print(f"size {results['size']}, on {made['device']}, {made['when'][:10]}, commit {made['commit'][:10]}")
     for more in made.get("added", ()):
         print(wrapped(more["command"]))
-        print(f"later, on {more['device']}, {more['when'][:10]}, commit {more['commit'][:10]}")
+        names = "; ".join(NAMES[label] for label in more["models"])
+        print(f"added {names}: on {more['device']}, {more['when'][:10]}, commit {more['commit'][:10]}")
     model = settings["model"]
     print(
         f"width {model['width']}, {model['depth']} layer{'s' * (model['depth'] > 1)}, {model['heads']} heads;", end=" "
