@@ -19,14 +19,16 @@ import numpy as np
 import pytest
 import torch
 from mutations import passes, refuses
+from official_files import make_up
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import stats
 
 from vla_teach.experiments import catalogue, results, sweep, train
 from vla_teach.experiments.__main__ import main
-from vla_teach.experiments.catalogue import BASELINES, CATALOGUE, CONTROLS, SIZES, Settings
+from vla_teach.experiments.catalogue import BASELINES, CATALOGUE, CONTROLS, OFFICIAL, SIZES, Settings
 from vla_teach.tasks import Copy, InContext
+from vla_teach.tasks.lra import FOLDER, Official
 
 TINY = Settings(
     Copy(n=3, symbols=4, shown=True), labels=("delta", "vla"), model=dict(width=8, depth=1, heads=2), batch=4, steps=12,
@@ -198,7 +200,8 @@ def test_training_and_held_out_examples_are_different():
     for name in ("listops", "digits"):
         settings = replace(CATALOGUE[name].sizes["smoke"], held_out=300, pool=300)
         data = train.load_data(settings)
-        parts = [{row.tobytes() for row in batch.x} for batch in (data.pool, data.validation, data.tests["test"])]
+        pool = data.pool if name == "listops" else data.pool.pick(range(len(data.pool)))
+        parts = [{row.tobytes() for row in batch.x} for batch in (pool, data.validation, data.tests["test"])]
         assert len(parts[1]) > 190 and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
 
 
@@ -654,7 +657,7 @@ def test_list(capsys):
     """Guards `list`: every experiment, in one line."""
     assert main(["list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert "Minutes" in head and [line.split()[0] for line in lines] == list(CATALOGUE)
+    assert "Minutes" in head and [line.split()[0] for line in lines if "--data" not in line] == [*CATALOGUE, *OFFICIAL]
 
 
 def test_some_models_and_seeds(tmp_path):
@@ -690,6 +693,49 @@ def test_models_added_later(tmp_path, capsys):
     results.write_results(tmp_path / "copy.json", first)
     capsys.readouterr()
     assert main([*words, str(tmp_path), "--models", "delta", "--add"]) == 2 and "steps" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """A folder with a few made-up files in the form of the arena's own."""
+    return make_up(tmp_path_factory.mktemp("lra"))
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_files(name, official, tmp_path, monkeypatch):
+    """Guards the arena's own files as tasks: models run, splits share nothing, no folder is in what is written."""
+    monkeypatch.setenv(FOLDER, "")
+    words = ["run", name, "--quiet", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path)]
+    jobs = "2" if name == "lra_image" else "1"  # other processes must find the folder, too
+    assert main([*words, "--data", str(official), "--jobs", jobs, "--models", "delta", "vla"]) == 0
+    assert set(OFFICIAL[name].sizes["gpu"].labels) >= {
+        "softmax",
+        "linear",
+        "delta",
+        "mesa",
+        "vla",
+        "vla_off",
+        "vla_key",
+    }
+    assert str(official) not in (tmp_path / f"{name}.json").read_text()
+    data = train.load_data(OFFICIAL[name].sizes["smoke"])
+    x = data.pool.pick(range(len(data.pool))).x
+    parts = [{row.tobytes() for row in one} for one in (x, data.validation.x, data.tests["test"].x)]
+    assert all(parts) and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    batch = train.training_batch(OFFICIAL[name].sizes["smoke"], data, seed=0, step=0)
+    assert {row.tobytes() for row in batch.x} <= parts[0] and len(batch.x) == 4
+
+
+def test_official_files_are_asked_for(tmp_path, monkeypatch, capsys):
+    """Guards the errors without a folder, and with one that lacks the files."""
+    monkeypatch.setenv(FOLDER, "")
+    words = ["run", "lra_image", "--quiet", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    assert main(words) == 2 and "--data" in capsys.readouterr().err
+    assert main([*words, "--data", str(tmp_path)]) == 2 and "data_batch_1.bin is not there" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    for wrong in (dict(which="music"), dict(split="all"), dict(most=0)):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is"):
+            Official(**wrong)
 
 
 BAD = {

@@ -6,17 +6,16 @@ fail too: see `test_the_checkers_can_fail`.
 
 import re
 import statistics
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections import Counter
 from dataclasses import replace
 from itertools import chain, pairwise
 
 import numpy as np
 import pytest
+from official_files import png, write
 
 from vla_teach.tasks import (
     MQAR,
@@ -36,7 +35,7 @@ from vla_teach.tasks.digits import digits_stream
 from vla_teach.tasks.incontext import random_keys, random_roots
 from vla_teach.tasks.listops import SYMBOLS, Draws
 from vla_teach.tasks.lra import read_image, read_listops, read_pathfinder, read_retrieval, read_text
-from vla_teach.tasks.png import SIGNATURE, read_grey_png
+from vla_teach.tasks.png import read_grey_png
 from vla_teach.tasks.recall import power_law_slots
 
 REGRESSION = InContext(pairs=12, queries=3, K=5, V=4, rule="regression", condition=100.0)
@@ -792,12 +791,6 @@ def test_splits_of_the_digits():
 # ---- readers for LRA's files ------------------------------------------------------------------------------------
 
 
-def write(path, content):
-    """A file, text or bytes, with its folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
 LISTOPS = "Source\tTarget\n( ( ( [MAX 3 ) ( ( ( [SM 9 ) 4 ) ] ) ) ] )\t3\n( ( ( [MED 7 ) 2 ) ] )\t4\n"
 
 
@@ -863,31 +856,6 @@ def test_read_image(tmp_path):
     for row, label, record in zip(batch.x, batch.y[:, -1], records[18:].astype(float), strict=True):
         red, green, blue = record[1:1025], record[1025:2049], record[2049:]
         assert np.abs(row - (0.2989 * red + 0.587 * green + 0.114 * blue)).max() <= 0.5 and label == record[0]
-
-
-def png(picture, filters, kind=0, depth=8, pieces=1):
-    """A PNG file as bytes, with the line filters given, as the standard describes them. picture [height, width]."""
-
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    height, width = picture.shape
-    padded = np.zeros((height + 1, width + 1), int)
-    padded[1:, 1:] = picture
-    lines = b""
-    for y, f in zip(range(1, height + 1), filters, strict=True):
-        line = []
-        for x in range(1, width + 1):
-            a, b, c = padded[y, x - 1], padded[y - 1, x], padded[y - 1, x - 1]
-            p = a + b - c
-            nearest = a if abs(p - a) <= min(abs(p - b), abs(p - c)) else b if abs(p - b) <= abs(p - c) else c
-            line.append((padded[y, x] - (0, a, b, (a + b) // 2, nearest)[f]) % 256)
-        lines += bytes([f, *line])
-    data = zlib.compress(lines)
-    parts = [data[len(data) * n // pieces : len(data) * (n + 1) // pieces] for n in range(pieces)]
-    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    body = b"".join(chunk(b"IDAT", part) for part in parts)
-    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"tEXt", b"a\x00b") + body + chunk(b"IEND", b"")
 
 
 def test_read_grey_png(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import torch
 
-from vla_teach.experiments.catalogue import CATALOGUE, SIZES, variants
+from vla_teach.experiments.catalogue import CATALOGUE, OFFICIAL, SIZES, variants
 from vla_teach.experiments.results import ROOT, provenance, read_results, write_results
 from vla_teach.experiments.sweep import run_experiment
 from vla_teach.experiments.train import metric, mlp_widths
+from vla_teach.tasks.lra import FOLDER
+
+EVERY = CATALOGUE | OFFICIAL
 
 
 def main(words=None):
@@ -41,10 +45,13 @@ def main(words=None):
     run.add_argument("--quiet", action="store_true", help="no progress bar")
     show = commands.add_parser("show", help="the settings of an experiment, and its results if there are any")
     for command in (run, show):
-        command.add_argument("name", choices=CATALOGUE, metavar="NAME", help=", ".join(CATALOGUE))
+        command.add_argument("name", choices=EVERY, metavar="NAME", help=", ".join(EVERY))
+        command.add_argument("--data", type=Path, help=f"folder of official files, for {', '.join(OFFICIAL)}")
         command.add_argument("--out", type=Path, help="folder of results; book/results, for smoke a temporary one")
     args = parser.parse_args(words)
     try:
+        if getattr(args, "data", None):
+            os.environ[FOLDER] = str(args.data.resolve())  # other processes read it there
         return dict(list=list_all, run=run_one, show=show_one)[args.command](args)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -65,11 +72,14 @@ def list_all(_):
     print("Minutes, with two jobs on two cores: size smoke 0.1, size cpu as given. Size gpu wants a GPU and hours.")
     for name, experiment in CATALOGUE.items():
         print(f"{name:16}{experiment.about} (cpu: {experiment.minutes})")
+    print("With --data FOLDER, where the official files are:")
+    for name, experiment in OFFICIAL.items():
+        print(f"{name:16}{experiment.about}")
     return 0
 
 
 def run_one(args):
-    settings = CATALOGUE[args.name].sizes[args.size]
+    settings = EVERY[args.name].sizes[args.size]
     chosen = dict(seeds=args.seeds, labels=tuple(dict.fromkeys(args.models or ())))
     settings = replace(settings, **{name: value for name, value in chosen.items() if value})
     if unknown := [label for label in settings.labels if label not in variants(1)]:
@@ -111,7 +121,7 @@ def run_one(args):
 
 def joined(settings, before):
     """The settings with the results' models before the new ones. Raises ValueError where anything else differs."""
-    old, usual = before["settings"]["labels"], CATALOGUE[before["experiment"]].sizes[before["size"]].labels
+    old, usual = before["settings"]["labels"], EVERY[before["experiment"]].sizes[before["size"]].labels
     if again := [label for label in settings.labels if label in old]:
         raise ValueError(f"--models {again[0]} is in the results already; expected new ones")
     every = [*old, *settings.labels]
@@ -127,8 +137,8 @@ def joined(settings, before):
 
 
 def show_one(args):
-    print(CATALOGUE[args.name].about)
-    for size, settings in CATALOGUE[args.name].sizes.items():
+    print(EVERY[args.name].about)
+    for size, settings in EVERY[args.name].sizes.items():
         print(f"\n{size}")
         for name, value in settings.described().items():
             print(f"  {name}: {value}")

@@ -21,6 +21,7 @@ from vla_teach.experiments.results import writing
 from vla_teach.layers import check_option
 from vla_teach.models import Backbone, count, matched
 from vla_teach.tasks.base import Batch
+from vla_teach.tasks.stored import Examples
 from vla_teach.tensor_checks import FINITE
 
 FORMAT = 2  # of checkpoints
@@ -92,11 +93,11 @@ def number(*parts):
 
 
 class Data(NamedTuple):
-    """The held-out examples as Batches, and where training batches come from: a Batch, or None for fresh ones."""
+    """The held-out examples as Batches, and where training batches come from; None for fresh ones."""
 
     validation: Batch
     tests: dict  # by name; "test" first
-    pool: Batch | None
+    pool: Batch | Examples | None
 
 
 def rows(batch, index):
@@ -109,9 +110,8 @@ def load_data(settings, folder=None):
     task, n, pool = settings.task, settings.held_out, None
     more = {name: one.batch(n, number(TEST, i + 1)) for i, (name, one) in enumerate(settings.tests.items())}
     if hasattr(task, "split"):
-        parts = (replace(task, split=name).examples for name in ("train", "val", "test"))
-        pool, validation, test = (part.pick(range(len(part))) for part in parts)
-        validation, test = rows(validation, slice(n)), rows(test, slice(n))
+        pool, *held = (replace(task, split=name).examples for name in ("train", "val", "test"))
+        validation, test = (part.pick(range(min(n, len(part)))) for part in held)
     elif settings.pool:  # in one draw, so that a task that removes duplicates removes them from all of it
         drawn = stored_draw(task, settings.pool + 2 * n, folder)
         validation, test, pool = (rows(drawn, s) for s in (slice(n), slice(n, 2 * n), slice(2 * n, None)))
@@ -144,8 +144,10 @@ def training_batch(settings, data, seed, step):
     """The Batch of one step: decided by seed and step alone, so that all models and rates see the same."""
     if data.pool is None:
         return settings.task.batch(settings.batch, number(TRAIN, seed, step))
-    chosen = np.random.default_rng(number(TRAIN, seed, step)).choice(len(data.pool.x), settings.batch, replace=False)
-    return rows(data.pool, chosen)
+    stored = isinstance(data.pool, Examples)  # which are many and long, and padded only when they are used
+    total = len(data.pool if stored else data.pool.x)
+    chosen = np.random.default_rng(number(TRAIN, seed, step)).choice(total, settings.batch, replace=False)
+    return data.pool.pick(chosen) if stored else rows(data.pool, chosen)
 
 
 def on_device(batch, device):

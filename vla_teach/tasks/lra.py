@@ -3,14 +3,18 @@
 Nothing is downloaded. lra_release.gz of github.com/google-research/long-range-arena holds ListOps, the pairs for
 retrieval, and Pathfinder; the other two tasks take the original IMDb and CIFAR-10 archives. Every reader returns
 `Examples`, raises FileNotFoundError naming the file it misses, and ValueError with file and line where one is broken.
+`Official` makes tasks of four of them, for `vla_teach.experiments`.
 """
 
+import os
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from vla_teach.checks import check_count
-from vla_teach.tasks.base import check_choice
+from vla_teach.tasks.base import Task, check_choice
 from vla_teach.tasks.listops import TOKENS
 from vla_teach.tasks.png import read_grey_png
 from vla_teach.tasks.stored import Examples
@@ -130,6 +134,67 @@ def read_pathfinder(
         rows.append(picture.ravel())
         labels.append(whole(words[3], 2, path, number))
     return Examples(rows, np.array(labels), len(rows[0]), 256, 2)
+
+
+# ---- as tasks ---------------------------------------------------------------------------------------------------
+
+FOLDER = "VLA_TEACH_LRA"  # the environment variable that names the folder: it belongs to a machine, not to a task
+SHAPES = dict(text=(257, 2), retrieval=(257, 2), image=(256, 10), path_x=(256, 2))  # vocab, classes
+
+
+@dataclass(frozen=True)
+class Official(Task):
+    """One of the arena's tasks from its official files, in the folder that the environment variable FOLDER names.
+
+    which: "text", "retrieval" (both texts in a row), "image", or "path_x", Pathfinder of 128 x 128 pixels.
+    split: "train", "val" or "test"; where the arena has none, by shares: a tenth of text's training set to validate,
+    and Path-X by 80 : 10 : 10. most: bytes of a text, None for the arena's own limit.
+    Raises ValueError naming what does not fit or where no folder is named, and what the readers raise.
+    """
+
+    which: str = "image"
+    split: str = "train"
+    most: int | None = None
+
+    kind = "classify"
+
+    def __post_init__(self):
+        check_choice("which", self.which, SHAPES)
+        check_choice("split", self.split, ("train", "val", "test"))
+        if self.most is not None:
+            check_count("most", self.most)
+
+    vocab = property(lambda self: SHAPES[self.which][0])
+    classes = property(lambda self: SHAPES[self.which][1])
+    length = property(lambda self: self.examples.length)
+    examples = property(lambda self: official(os.environ.get(FOLDER), self.which, self.split, self.most))
+
+    def draw(self, B, rng):
+        """A Batch of B different examples, x, y [B, T]."""
+        return self.examples.draw(B, rng)
+
+    def show(self, batch, i=0):
+        """Example i of a batch as text."""
+        return self.examples.show(batch, i)
+
+
+@cache
+def official(folder, which, split, most):
+    """The Examples of one split."""
+    if not folder:
+        raise ValueError(f"no folder is named; expected that of the official files, by --data or in {FOLDER}")
+    if which == "image":
+        return read_image(folder, split)
+    if which == "retrieval":
+        return read_retrieval(folder, dict(val="eval").get(split, split), most or 4000)
+    if which == "text":
+        if split == "test":
+            return read_text(folder, "test", most or 4096)
+        train, val = read_text(folder, "train", most or 4096).split(0.9)
+        return train if split == "train" else val
+    train, rest = read_pathfinder(Path(folder) / "pathfinder128").split(0.8)
+    val, test = rest.split(0.5)
+    return dict(train=train, val=val, test=test)[split]
 
 
 # ---- what the readers share -------------------------------------------------------------------------------------
