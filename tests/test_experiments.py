@@ -24,8 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import stats
 
+from vla_teach.experiments import __main__ as command
 from vla_teach.experiments import catalogue, results, sweep, train
-from vla_teach.experiments.__main__ import main
+from vla_teach.experiments.__main__ import RESULTS, main
 from vla_teach.experiments.catalogue import BASELINES, CATALOGUE, CONTROLS, OFFICIAL, SIZES, Settings
 from vla_teach.tasks import Copy, InContext
 from vla_teach.tasks.lra import FOLDER, Official
@@ -551,15 +552,15 @@ def test_provenance(copied):
         assert private not in copied
 
 
-STORED = [
-    path for path in (results.ROOT / "book" / "results").glob("*.json") if "experiment" in results.read_json(path)
-]
+FOLDER_OF_RESULTS = results.ROOT / "book" / "results"
+STORED = [path for path in FOLDER_OF_RESULTS.rglob("*.json") if "experiment" in results.read_json(path)]
 
 
-@pytest.mark.parametrize("path", sorted(STORED), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(STORED), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_stored_results(path):
-    """Guards the results that the book shows: whole, of this catalogue, of a commit without changes."""
+    """Guards the results that the book shows: whole, of this catalogue and a clean commit, in their folder."""
     content = results.read_results(path)
+    assert path.parent == results.ROOT / RESULTS[content["size"]]
     settings = CATALOGUE[path.stem].sizes[content["size"]]
     assert content["settings"] == json.loads(json.dumps(settings.described()))
     assert content["provenance"]["dirty"] is False and len(content["provenance"]["commit"]) == 40
@@ -658,6 +659,20 @@ def test_list(capsys):
     assert main(["list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert "Minutes" in head and [line.split()[0] for line in lines if "--data" not in line] == [*CATALOGUE, *OFFICIAL]
+
+
+def test_each_size_has_its_folder(tmp_path, monkeypatch, capsys):
+    """Guards that a run on a laptop does not write over what a GPU made, and `show` shows both."""
+    assert main(["show", "copy"]) == 0
+    shown = capsys.readouterr().out
+    assert "copy, gpu: accuracy on NVIDIA" in shown and "copy, cpu: accuracy on" in shown
+    (tmp_path / "book").mkdir()
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "run_experiment", lambda *_: ([], {}, []))
+    for size, folder in (("cpu", "book/results/small"), ("gpu", "book/results")):
+        assert main(["run", "copy", "--size", size, "--device", "cpu", "--quiet", "--cache", str(tmp_path / "c")]) == 0
+        assert results.read_results(tmp_path / folder / "copy.json")["size"] == size
+    assert results.read_results(tmp_path / "book/results/small/copy.json")["size"] == "cpu"
 
 
 def test_some_models_and_seeds(tmp_path):

@@ -7,7 +7,9 @@ from vla_teach.experiments import report, results
 from vla_teach.experiments.catalogue import CATALOGUE
 from vla_teach.experiments.results import ROOT
 
-STORED = [path.stem for path in sorted((ROOT / "book" / "results").glob("*.json")) if path.stem in CATALOGUE]
+FOLDER = ROOT / "book" / "results"
+STORED = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in sorted(FOLDER.rglob("*.json"))]
+STORED = [name for name in STORED if name.split("/")[-1] in CATALOGUE]
 
 
 @pytest.fixture(params=STORED)

@@ -19,6 +19,7 @@ from vla_teach.experiments.train import metric, mlp_widths
 from vla_teach.tasks.lra import FOLDER
 
 EVERY = CATALOGUE | OFFICIAL
+RESULTS = dict(gpu="book/results", cpu="book/results/small")
 
 
 def main(words=None):
@@ -47,7 +48,11 @@ def main(words=None):
     for command in (run, show):
         command.add_argument("name", choices=EVERY, metavar="NAME", help=", ".join(EVERY))
         command.add_argument("--data", type=Path, help=f"folder of official files, for {', '.join(OFFICIAL)}")
-        command.add_argument("--out", type=Path, help="folder of results; book/results, for smoke a temporary one")
+        command.add_argument(
+            "--out",
+            type=Path,
+            help="folder of results; book/results, its small for size cpu, a temporary one for smoke",
+        )
     args = parser.parse_args(words)
     try:
         if getattr(args, "data", None):
@@ -144,8 +149,9 @@ def show_one(args):
             print(f"  {name}: {value}")
         counts = {label: parameters for label, (_, parameters) in mlp_widths(settings).items()}
         print(f"  parameters: {counts}")
-    path = results_folder(args, None) / f"{args.name}.json"
-    print("\n" + (table(read_results(path)) if path.exists() else "no results yet"))
+    folders = [args.out] if args.out else [home(RESULTS[size], "--out") for size in ("gpu", "cpu")]
+    found = [path for folder in folders if (path := folder / f"{args.name}.json").exists()]
+    print("\n" + ("\n\n".join(table(read_results(path)) for path in found) or "no results yet"))
     return 0
 
 
@@ -176,13 +182,13 @@ def check_device(name):
     return name
 
 
-def results_folder(args, size="size"):
-    """Where results are: --out, or book/results; a new temporary folder for what `run --size smoke` writes."""
+def results_folder(args):
+    """Where `run` writes: --out, or the folder of the size; for smoke a new temporary one."""
     if args.out is not None:
         return args.out
-    if size and args.size == "smoke":
+    if args.size == "smoke":
         return Path(tempfile.mkdtemp(prefix="vla_teach_"))
-    return home("book/results", "--out")
+    return home(RESULTS[args.size], "--out")
 
 
 def home(folder, option):

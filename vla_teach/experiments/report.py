@@ -51,7 +51,7 @@ MENU = dict(x=0, xanchor="left", y=1.03, yanchor="bottom", bgcolor="white", font
 
 
 def load(name: str, folder: str | Path | None = None) -> dict:
-    """The stored results of an experiment, from book/results if not said otherwise."""
+    """The stored results of an experiment, "small/NAME" for size cpu; from book/results if not said otherwise."""
     return read_results(Path(folder or ROOT / "book" / "results") / f"{name}.json")
 
 
