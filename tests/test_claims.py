@@ -108,6 +108,7 @@ def typed_reason(audit):
 
 def silent_wait(audit):
     claim = claim_of(audit, "copy")
+    claim["evidence"][0] |= dict(file="later.json", pending=True)
     claim["why"] = "Later."
 
 
@@ -131,13 +132,17 @@ BROKEN = {
         "what": "small run", "file": "mqar.json", "path": "models > vla > tests > test"}), "is no small run"),
     "two places at once": (item("norm-109", 0, cells=["vla", "delta"]), "cannot read the evidence"),
     "a comparison without its test set": (more("norm-109", {
-        "what": "x", "file": "mqar.json", "versus": ["vla", "delta"]}), "expected versus and test together"),
+        "what": "x", "file": "mqar.json", "versus": ["vla", "delta"]}), "expected versus and one of test and until"),
+    "a comparison on a test set and by steps": (more("norm-109", {
+        "what": "x", "file": "mqar.json", "versus": ["vla", "delta"], "test": "test", "until": 0.9}),
+        "expected versus and one of test and until"),
+    "a speed that is not faster": (item("copy", 3, versus=["delta", "vla"]), "'holds', but a number does not"),
     "a number of ours typed into an item": (item("norm-109", 0, value=112), "cannot read the evidence"),
     "a number of ours typed into the reason": (typed_reason, "its reason has '107.9', which is typed"),
     "a name that nothing reads": (change("norm-109", why="It is {total}."), "its reason names 'total'"),
     "holds, and no evidence": (change("norm-109", evidence=[]), "norm-109: has no evidence"),
     "holds, and all evidence waits": (change("copy", verdict="holds", evidence=[
-        dict(what="x", file="copy.json", path="models", pending=True)]), "'holds', but there is no evidence"),
+        dict(what="x", file="later.json", path="models", pending=True)]), "'holds', but there is no evidence"),
     "holds, and a number fails": (item("norm-109", 0, **{"pass": "at least 200"}), "'holds', but a number does not"),
     "holds, where the proof's number fails": (change("cache-quadratic", verdict="holds"), "'holds', but a number"),
     "contradicted, and all numbers pass": (change("norm-109", verdict="contradicted"), "but every number passes"),
@@ -147,7 +152,7 @@ BROKEN = {
     "a place without a claim": (forgotten, "landing: no claim is about 'use: contracts'"),
     "a place that no source has": (change("norm-109", source={"abstract": ["page 3"]}), "no 'page 3' in abstract"),
     "two claims of one name": (twice, "there are two of that id"),
-    "a wait that is not told": (silent_wait, "does not say that it waits for copy.json"),
+    "a wait that is not told": (silent_wait, "does not say that it waits for later.json"),
 }  # fmt: skip
 
 
@@ -187,13 +192,19 @@ def test_other_results_ask_for_another_verdict(book):
 
 def test_results_that_came_ask_for_a_verdict(book):
     """Guards the claims that wait: results of size gpu ask for a decision, those of size cpu do not."""
-    content = read_json(BOOK / "results/copy.json")
+    audit, content = deepcopy(AUDIT), read_json(BOOK / "results/small/copy.json")
     assert content["size"] == "cpu"
-    assert problems(AUDIT, book) == []
+    claim = claim_of(audit, "copy")
+    claim["evidence"] = [dict(claim["evidence"][0], pending=True), {"chapter": "evidence/recall"}]
+    claim |= dict(verdict="not run", why="Waits for copy.json.")
     content["models"]["vla"]["tests"]["test"] = dict(scores=[1.0, 0.5, 0.75], mean=0.75, sd=0.25)
-    (book / "results/copy.json").write_text(json.dumps(content | dict(size="gpu")))
-    found = problems(AUDIT, book)
-    assert "copy: copy.json is there, with 0.750 ± 0.250 (n = 3): take `pending` away, and give the verdict" in found
+    path = book / "results/copy.json"
+    for size in (None, "cpu", "gpu"):
+        path.unlink() if size is None else path.write_text(json.dumps(content | dict(size=size)))
+        came = "copy: copy.json is there, with 0.7500 ± 0.2500 (n = 3): take `pending` away, and give the verdict"
+        assert [problem for problem in problems(audit, book) if problem.startswith("copy: ")] == [came] * (
+            size == "gpu"
+        )
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------
@@ -296,6 +307,26 @@ def test_a_comparison_is_that_of_its_test_set(tmp_path):
     same = read(entry | {"versus": ["vla", "vla_off"], "test": "far", "pass": "above -1"}, tmp_path)
     assert (same.words, same.met) == ("+0.000 (n = 3), no test", False)
     assert read(entry | {"test": "far"}, tmp_path).met is None
+
+
+def test_a_speed_is_a_count_of_steps(tmp_path):
+    """Guards the comparison of speeds: seed by seed at the chosen rate, the last step for one that never came there."""
+    come = {"vla": (10, 20, 10), "delta": (30, 30, None)}
+    looks = (10, 20, 30)
+    runs = [
+        dict(label=label, rate=0.1, seed=seed, history=[dict(step=x, validation=float(x == at)) for x in looks])
+        for label, steps in come.items() for seed, at in enumerate(steps)
+    ]  # fmt: skip
+    made = dict(settings=dict(steps=40), metric="accuracy", runs=runs, models={x: dict(rate=0.1) for x in come})
+    (tmp_path / "made.json").write_text(json.dumps(made))
+    entry = {"what": "x", "file": "made.json", "versus": ["vla", "delta"], "until": 0.9, "pass": "below 0"}
+    # Differences -20, -10, -30: t = -20 / (10 / sqrt 3) = -sqrt 12, with 2 degrees of freedom.
+    found = read(entry, tmp_path)
+    assert (found.value, found.words) == (-20, "-20 steps (n = 3), p = 0.074") and found.met is False
+    assert found.p == pytest.approx(1 - (12 / 14) ** 0.5)
+    made["settings"]["steps"] = 30  # now -20, -10, -20: t = -5
+    (tmp_path / "made.json").write_text(json.dumps(made))
+    assert read(entry, tmp_path).met and not read(entry | {"pass": "above 0"}, tmp_path).met
 
 
 @pytest.mark.parametrize(

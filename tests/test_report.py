@@ -89,6 +89,17 @@ def test_sweep_and_training(stored):
         assert seen == [f"{button.label}, seed {i}" for i in range(seeds)]
 
 
+def test_steps_to():
+    """Guards the step at which a score is there: first look, chosen rate, order of seeds, an error from above."""
+    looks = [(50, 0.2), (100, 0.9), (150, None), (200, 0.8)]
+    run = dict(label="vla", rate=0.1, seed=1, history=[dict(step=step, validation=x) for step, x in looks])
+    other = dict(run, seed=0, history=run["history"][:1])
+    made = dict(metric="accuracy", models=dict(vla=dict(rate=0.1)), runs=[run, other, dict(run, rate=1.0, seed=2)])
+    assert report.steps_to(made, "vla", 0.8) == [None, 100]
+    assert report.steps_to(made | dict(metric="mse"), "vla", 0.8) == [50, 50]
+    assert report.steps_to(made | dict(metric="mse"), "vla", 0.1) == [None, None]
+
+
 def test_diverged():
     """Guards the word for a model of which no seed came to a score."""
     none = dict(mean=None, sd=None, scores=[None])

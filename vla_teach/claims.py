@@ -29,7 +29,8 @@ FIELDS = ("id", "theme", "title", "source", "kind", "models", "said", "published
 FIELDS += ("verdict", "why")
 LINK_FIELDS = {"proof"}, {"chapter"}
 PLACES = {"path", "cells", "versus"}  # where a reading may be found; it has one of them
-READING_FIELDS = {"name", "what", "file", "over", "sd", "n", "p", "test", "form", "as", "pass", "pending"} | PLACES
+READING_FIELDS = {"name", "what", "file", "over", "sd", "n", "p", "test", "until", "form", "as", "pass", "pending"}
+READING_FIELDS |= PLACES
 AS = {"1 / x - 1": lambda beta: 1 / beta - 1}  # lambda_t of a write gate
 P_LIMIT = 0.05
 NAMED = re.compile(r"\{([a-z][\w-]*)\}(?!`)")  # {name} of a reading, and not a role of MyST
@@ -117,7 +118,7 @@ def read(item, folder=BOOK / "results"):
     if "cells" in item:
         return count_cells(item, content)
     if "versus" in item:
-        return compare_models(item, content)
+        return (compare_speeds if "until" in item else compare_models)(item, content)
     x, kept = numbers(follow(content, item["path"]))
     if "over" in item:
         x, kept = x / numbers(follow(content, tail(item["path"], item["over"])))[0], None
@@ -164,6 +165,23 @@ def compare_models(item, content):
     words = f"{value:{item.get('form', '+.3f')}} (n = {one['n']}){p_words(p)}"
     met = passes(value, item["pass"]) and p is not None and p < P_LIMIT if "pass" in item else None
     return Reading(value, None, one["n"], p, words, met)
+
+
+def compare_speeds(item, content):
+    """Steps until one model's validation has a score less another's, seed by seed, each at its best rate.
+
+    A seed that never comes there counts as the last step of all. p is that of the paired test of this pair alone.
+    """
+    from vla_teach.experiments.report import steps_to  # needs PyTorch
+    from vla_teach.experiments.sweep import paired_p
+
+    last = content["settings"]["steps"]
+    both = [[last if one is None else one for one in steps_to(content, x, item["until"])] for x in item["versus"]]
+    differences = [a - b for a, b in zip(*both, strict=True)]
+    value, p = sum(differences) / len(differences), paired_p(differences)
+    words = f"{value:+.0f} steps (n = {len(differences)}){p_words(p)}"
+    met = passes(value, item["pass"]) and p is not None and p < P_LIMIT if "pass" in item else None
+    return Reading(value, None, len(differences), p, words, met)
 
 
 def count_cells(item, content):
@@ -241,8 +259,8 @@ def problems_of_item(item, book, readings):
     if item.keys() - READING_FIELDS or not {"what", "file"} <= item.keys() or len(places) != 1:
         known = ", ".join(sorted(READING_FIELDS))
         return [f"cannot read the evidence {sorted(item)}; expected proof, chapter, or some of {known}"]
-    if ("versus" in item) != ("test" in item):
-        return [f"cannot read the evidence {sorted(item)}; expected versus and test together"]
+    if len({"test", "until"} & item.keys()) != ("versus" in item):
+        return [f"cannot read the evidence {sorted(item)}; expected versus and one of test and until"]
     try:
         reading = read(item, book / "results")
     except (KeyError, OSError, ValueError) as error:

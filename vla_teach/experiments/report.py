@@ -123,6 +123,17 @@ def print_compared(results: dict, labels: Sequence[str], test: str = "test") -> 
             print(f"{pair:48s} {one['difference']:+10.3f} {one['p']:8.4f} {one['p_holm']:9.3f}")
 
 
+def steps_to(results: dict, label: str, score: float) -> list[int | None]:
+    """The step of the first look at which validation had the score, a seed each at the chosen rate; None for never."""
+    runs = [run for run in results["runs"] if (run["label"], run["rate"]) == (label, chosen(results, label))]
+    sign = -1 if results["metric"] == "mse" else 1  # a small error is a good one
+    steps = []
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        looks = [(one["step"], one["validation"]) for one in run["history"]]
+        steps.append(next((step for step, x in looks if x is not None and sign * x >= sign * score), None))
+    return steps
+
+
 def dots(results: dict) -> go.Figure:
     """A row of dots, one a seed, and a bar at the mean, for every model; with several test sets, a list to choose."""
     labels, tests = order(results)[::-1], ["test", *results["settings"]["tests"]]
