@@ -100,6 +100,39 @@ def test_steps_to():
     assert report.steps_to(made | dict(metric="mse"), "vla", 0.1) == [None, None]
 
 
+def test_runs_that_stopped_early(stored, capsys):
+    """Guards that no run is taken for longer than it was: how many ended early, counted here once more."""
+    runs = [run for run in stored["runs"] if run["rate"] == stored["models"][run["label"]]["rate"]]
+    early = [run for run in runs if run["step"] < stored["settings"]["steps"]]
+    report.print_about(stored)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped early")]
+    if not any(run["stopped"] for run in runs):
+        assert not early and not lines
+        return
+    (line,) = lines
+    counts = [int(part.split()[0]) for part in line.split(": ")[1].split("; ")]
+    assert f"of {len(runs)} runs" in line and len(early) <= sum(counts) == sum(
+        run["stopped"] is not None for run in runs
+    )
+
+
+def test_steps_are_compared_seed_by_seed():
+    """Guards the comparison of speeds by hand: one pair alone, then p twice as large with a second pair of larger p."""
+    come = {"vla": (10, 20, 10), "delta": (30, 30, None)}
+    runs = [
+        dict(label=label, rate=0.1, seed=seed, history=[dict(step=x, validation=float(x == at)) for x in (10, 20, 30)])
+        for label, steps in come.items() for seed, at in enumerate(steps)
+    ]  # fmt: skip
+    made = dict(settings=dict(steps=40), metric="accuracy", runs=runs, models={x: dict(rate=0.1) for x in come})
+    one = report.compared_steps(made, "vla", "delta", 0.9)  # -20, -10, -30: t = -sqrt 12, 2 degrees of freedom
+    assert (one["difference"], one["n"]) == (-20, 3) and one["p_holm"] == pytest.approx(1 - (12 / 14) ** 0.5)
+    made["models"]["linear"] = dict(rate=0.1)  # comes there at 20 on every seed: -10, 0, -10
+    steady = [dict(step=20, validation=1.0)]
+    made["runs"] += [dict(label="linear", rate=0.1, seed=seed, history=steady) for seed in range(3)]
+    two = report.compared_steps(made, "vla", "delta", 0.9)
+    assert two["p"] == one["p"] and two["p_holm"] == pytest.approx(2 * one["p"])
+
+
 def test_diverged():
     """Guards the word for a model of which no seed came to a score."""
     none = dict(mean=None, sd=None, scores=[None])

@@ -170,18 +170,15 @@ def compare_models(item, content):
 def compare_speeds(item, content):
     """Steps until one model's validation has a score less another's, seed by seed, each at its best rate.
 
-    A seed that never comes there counts as the last step of all. p is that of the paired test of this pair alone.
+    A seed that never comes there counts as the last step of all. p by Holm's method, among all pairs compared so.
     """
-    from vla_teach.experiments.report import steps_to  # needs PyTorch
-    from vla_teach.experiments.sweep import paired_p
+    from vla_teach.experiments.report import compared_steps  # needs PyTorch
 
-    last = content["settings"]["steps"]
-    both = [[last if one is None else one for one in steps_to(content, x, item["until"])] for x in item["versus"]]
-    differences = [a - b for a, b in zip(*both, strict=True)]
-    value, p = sum(differences) / len(differences), paired_p(differences)
-    words = f"{value:+.0f} steps (n = {len(differences)}){p_words(p)}"
+    one = compared_steps(content, *item["versus"], item["until"])
+    value, p = one["difference"], one.get("p_holm")
+    words = f"{value:+.0f} steps (n = {one['n']}){p_words(p)}"
     met = passes(value, item["pass"]) and p is not None and p < P_LIMIT if "pass" in item else None
-    return Reading(value, None, len(differences), p, words, met)
+    return Reading(value, None, one["n"], p, words, met)
 
 
 def count_cells(item, content):

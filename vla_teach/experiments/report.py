@@ -1,5 +1,6 @@
 """What chapters say of an experiment: names, a table, dots by seed, the sweep, the training, paired tests."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -87,6 +88,18 @@ def print_about(results: dict) -> None:
         f"width {model['width']}, {model['depth']} layer{'s' * (model['depth'] > 1)}, {model['heads']} heads;", end=" "
     )
     print(f"{settings['steps']} steps of {settings['batch']}; {settings['seeds']} seeds")
+    if stopped := stops(results):
+        print(stopped)
+
+
+def stops(results: dict) -> str:
+    """How many runs at the chosen rates ended before the last step, and why; empty if none did."""
+    runs = [run for run in results["runs"] if run["rate"] == chosen(results, run["label"])]
+    why = Counter(run["stopped"] for run in runs)
+    looks = f"no better score in {results['settings']['patience']} looks"
+    words = {"no better": looks, "perfect": "every answer right", "diverged": "diverged"}
+    found = "; ".join(f"{why[reason]} ({words[reason]})" for reason in words if why[reason])
+    return f"stopped early, of {len(runs)} runs: {found}" if found else ""
 
 
 def wrapped(command: str) -> str:
@@ -132,6 +145,22 @@ def steps_to(results: dict, label: str, score: float) -> list[int | None]:
         looks = [(one["step"], one["validation"]) for one in run["history"]]
         steps.append(next((step for step, x in looks if x is not None and sign * x >= sign * score), None))
     return steps
+
+
+def compared_steps(results: dict, label: str, other: str, score: float) -> dict:
+    """The paired test of two models in the steps to a score, as `compared`: p by Holm over all such pairs.
+
+    A seed that never has the score counts as the last step of all. Raises KeyError for a pair that is not compared.
+    """
+    last = results["settings"]["steps"]
+    models = {}
+    for name in results["models"]:
+        scores = [last if step is None else step for step in steps_to(results, name, score)]
+        models[name] = dict(tests=dict(steps=dict(scores=scores)))
+    for one in comparisons(models, "steps"):
+        if (one["model"], one["against"]) == (label, other):
+            return one
+    raise KeyError(f"{label} is not compared with {other}")
 
 
 def dots(results: dict) -> go.Figure:
