@@ -118,7 +118,7 @@ def read(item, folder=BOOK / "results"):
     if "cells" in item:
         return count_cells(item, content)
     if "versus" in item:
-        return (compare_speeds if "until" in item else compare_models)(item, content)
+        return compare_models(item, content)
     x, kept = numbers(follow(content, item["path"]))
     if "over" in item:
         x, kept = x / numbers(follow(content, tail(item["path"], item["over"])))[0], None
@@ -148,37 +148,26 @@ def p_words(p):
 
 
 def compare_models(item, content):
-    """One model less another, seed by seed, on a test set of our choice; a file's own comparisons are on the first.
+    """One model less another, seed by seed: on a test set of our choice (a file's own comparisons are on the first),
+    or in the steps until validation has a score.
 
-    p by Holm's method, among all pairs compared on that set. What may be chance does not pass.
+    p by Holm's method, among all pairs compared so. What may be chance does not pass.
     """
-    from vla_teach.experiments.sweep import comparisons  # needs PyTorch
+    from vla_teach.experiments import report  # needs PyTorch
 
-    test, (model, against) = item["test"], item["versus"]
-    for label in (model, against):
-        follow(content, ["models", label, "tests", test])  # says what is missing
-    pair = (one for one in comparisons(content["models"], test) if (one["model"], one["against"]) == (model, against))
-    one = next(pair, None)
-    if one is None or one["difference"] is None:
-        raise KeyError(f"{model} is not compared with {against} on {test!r}")
+    pair, form, unit = item["versus"], item.get("form", "+.3f"), ""
+    for label in pair:
+        follow(content, ["models", label])  # says what is missing
+    if "until" in item:
+        one, form, unit = report.compared_steps(content, *pair, item["until"]), "+.0f", " steps"
+    else:
+        follow(content, ["models", pair[0], "tests", item["test"]])
+        one = report.compared(content, *pair, item["test"])
     value, p = one["difference"], one.get("p_holm")
-    words = f"{value:{item.get('form', '+.3f')}} (n = {one['n']}){p_words(p)}"
+    if value is None:
+        raise KeyError(f"{pair[0]} and {pair[1]} have no seed in common")
     met = passes(value, item["pass"]) and p is not None and p < P_LIMIT if "pass" in item else None
-    return Reading(value, None, one["n"], p, words, met)
-
-
-def compare_speeds(item, content):
-    """Steps until one model's validation has a score less another's, seed by seed, each at its best rate.
-
-    A seed that never comes there counts as the last step of all. p by Holm's method, among all pairs compared so.
-    """
-    from vla_teach.experiments.report import compared_steps  # needs PyTorch
-
-    one = compared_steps(content, *item["versus"], item["until"])
-    value, p = one["difference"], one.get("p_holm")
-    words = f"{value:+.0f} steps (n = {one['n']}){p_words(p)}"
-    met = passes(value, item["pass"]) and p is not None and p < P_LIMIT if "pass" in item else None
-    return Reading(value, None, one["n"], p, words, met)
+    return Reading(value, None, one["n"], p, f"{value:{form}}{unit} (n = {one['n']}){p_words(p)}", met)
 
 
 def count_cells(item, content):

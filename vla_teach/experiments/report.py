@@ -122,9 +122,17 @@ def compared(results: dict, label: str, other: str, test: str = "test") -> dict:
     """The paired test of two models on a test set: difference of the means, p, p after Holm's correction, n.
 
     label: a form of VLA; other: a rival, or "vla_off". The correction is over all such pairs of that test set.
+    Raises KeyError for a pair that is not compared.
     """
-    found = comparisons(results["models"], test)
-    return next(one for one in found if (one["model"], one["against"]) == (label, other))
+    return pair_of(comparisons(results["models"], test), label, other)
+
+
+def pair_of(found, label, other):
+    """The comparison of one pair among all."""
+    for one in found:
+        if (one["model"], one["against"]) == (label, other):
+            return one
+    raise KeyError(f"{label} is not compared with {other}")
 
 
 def print_compared(results: dict, labels: Sequence[str], test: str = "test") -> None:
@@ -157,10 +165,7 @@ def compared_steps(results: dict, label: str, other: str, score: float) -> dict:
     for name in results["models"]:
         scores = [last if step is None else step for step in steps_to(results, name, score)]
         models[name] = dict(tests=dict(steps=dict(scores=scores)))
-    for one in comparisons(models, "steps"):
-        if (one["model"], one["against"]) == (label, other):
-            return one
-    raise KeyError(f"{label} is not compared with {other}")
+    return pair_of(comparisons(models, "steps"), label, other)
 
 
 def dots(results: dict) -> go.Figure:
