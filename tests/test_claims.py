@@ -136,7 +136,7 @@ BROKEN = {
     "a comparison on a test set and by steps": (more("norm-109", {
         "what": "x", "file": "mqar.json", "versus": ["vla", "delta"], "test": "test", "until": 0.9}),
         "expected versus and one of test and until"),
-    "a speed that is not faster": (item("copy", 3, **{"pass": "above 0"}), "'holds', but a number does not"),
+    "a speed that is not faster": (change("copy", verdict="holds"), "'holds', but a number does not"),
     "a speed of a pair that is not compared": (item("copy", 3, versus=["delta", "vla"]), "not compared with vla"),
     "a number of ours typed into an item": (item("norm-109", 0, value=112), "cannot read the evidence"),
     "a number of ours typed into the reason": (typed_reason, "its reason has '107.9', which is typed"),
