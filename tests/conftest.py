@@ -37,3 +37,15 @@ def one_core(monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def made_speeds():
+    """Results of two models that come to their score at known steps; one seed of DeltaNet never does."""
+    come = {"vla": (10, 20, 10), "delta": (30, 30, None)}
+    runs = [
+        dict(label=label, rate=0.1, seed=seed, history=[dict(step=x, validation=float(x == at)) for x in (10, 20, 30)])
+        for label, steps in come.items()
+        for seed, at in enumerate(steps)
+    ]
+    return dict(settings=dict(steps=40), metric="accuracy", runs=runs, models={x: dict(rate=0.1) for x in come})

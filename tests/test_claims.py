@@ -310,15 +310,9 @@ def test_a_comparison_is_that_of_its_test_set(tmp_path):
     assert read(entry | {"test": "far"}, tmp_path).met is None
 
 
-def test_a_speed_is_a_count_of_steps(tmp_path):
+def test_a_speed_is_a_count_of_steps(tmp_path, made_speeds):
     """Guards the comparison of speeds: seed by seed at the chosen rate, the last step for one that never came there."""
-    come = {"vla": (10, 20, 10), "delta": (30, 30, None)}
-    looks = (10, 20, 30)
-    runs = [
-        dict(label=label, rate=0.1, seed=seed, history=[dict(step=x, validation=float(x == at)) for x in looks])
-        for label, steps in come.items() for seed, at in enumerate(steps)
-    ]  # fmt: skip
-    made = dict(settings=dict(steps=40), metric="accuracy", runs=runs, models={x: dict(rate=0.1) for x in come})
+    made = made_speeds
     (tmp_path / "made.json").write_text(json.dumps(made))
     entry = {"what": "x", "file": "made.json", "versus": ["vla", "delta"], "until": 0.9, "pass": "below 0"}
     # Differences -20, -10, -30: t = -20 / (10 / sqrt 3) = -sqrt 12, with 2 degrees of freedom.

@@ -116,14 +116,9 @@ def test_runs_that_stopped_early(stored, capsys):
     )
 
 
-def test_steps_are_compared_seed_by_seed():
+def test_steps_are_compared_seed_by_seed(made_speeds):
     """Guards the comparison of speeds by hand: one pair alone, then p twice as large with a second pair of larger p."""
-    come = {"vla": (10, 20, 10), "delta": (30, 30, None)}
-    runs = [
-        dict(label=label, rate=0.1, seed=seed, history=[dict(step=x, validation=float(x == at)) for x in (10, 20, 30)])
-        for label, steps in come.items() for seed, at in enumerate(steps)
-    ]  # fmt: skip
-    made = dict(settings=dict(steps=40), metric="accuracy", runs=runs, models={x: dict(rate=0.1) for x in come})
+    made = made_speeds
     one = report.compared_steps(made, "vla", "delta", 0.9)  # -20, -10, -30: t = -sqrt 12, 2 degrees of freedom
     assert (one["difference"], one["n"]) == (-20, 3) and one["p_holm"] == pytest.approx(1 - (12 / 14) ** 0.5)
     made["models"]["linear"] = dict(rate=0.1)  # comes there at 20 on every seed: -10, 0, -10

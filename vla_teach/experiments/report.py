@@ -94,7 +94,7 @@ def print_about(results: dict) -> None:
 
 def stops(results: dict) -> str:
     """How many runs at the chosen rates ended before the last step, and why; empty if none did."""
-    runs = [run for run in results["runs"] if run["rate"] == chosen(results, run["label"])]
+    runs = [run for label in results["models"] for run in chosen_runs(results, label)]
     why = Counter(run["stopped"] for run in runs)
     looks = f"no better score in {results['settings']['patience']} looks"
     words = {"no better": looks, "perfect": "every answer right", "diverged": "diverged"}
@@ -146,10 +146,9 @@ def print_compared(results: dict, labels: Sequence[str], test: str = "test") -> 
 
 def steps_to(results: dict, label: str, score: float) -> list[int | None]:
     """The step of the first look at which validation had the score, a seed each at the chosen rate; None for never."""
-    runs = [run for run in results["runs"] if (run["label"], run["rate"]) == (label, chosen(results, label))]
     sign = -1 if results["metric"] == "mse" else 1  # a small error is a good one
     steps = []
-    for run in sorted(runs, key=lambda run: run["seed"]):
+    for run in chosen_runs(results, label):
         looks = [(one["step"], one["validation"]) for one in run["history"]]
         steps.append(next((step for step, x in looks if x is not None and sign * x >= sign * score), None))
     return steps
@@ -212,8 +211,7 @@ def training_figure(results: dict, first: str = "vla") -> go.Figure:
     """Validation score by step at the chosen rate, a curve a seed, of one model at a time; a list to choose it."""
     fig, labels, shown = figure("step", f"validation {results['metric']}"), order(results), []
     for label in labels:
-        runs = [run for run in results["runs"] if (run["label"], run["rate"]) == (label, chosen(results, label))]
-        for run in sorted(runs, key=lambda run: run["seed"]):
+        for run in chosen_runs(results, label):
             x, y = zip(*((one["step"], one["validation"]) for one in run["history"]), strict=True)
             style = dict(color=color(label), width=1.5)
             name = f"{NAMES[label]}, seed {run['seed']}"
@@ -230,3 +228,9 @@ def training_figure(results: dict, first: str = "vla") -> go.Figure:
 def chosen(results: dict, label: str) -> float:
     """The learning rate that the sweep chose."""
     return results["models"][label]["rate"]
+
+
+def chosen_runs(results: dict, label: str) -> list[dict]:
+    """The runs of a model at its chosen rate, by seed."""
+    runs = [run for run in results["runs"] if (run["label"], run["rate"]) == (label, chosen(results, label))]
+    return sorted(runs, key=lambda run: run["seed"])
