@@ -11,8 +11,7 @@ import pytest
 from browser import tab
 
 from vla_teach import claims
-from vla_teach.claims import BOOK, VERDICTS, cards, chooser, follow, load, passes, problems, read, slug, tally
-from vla_teach.experiments.catalogue import CATALOGUE
+from vla_teach.claims import BOOK, VERDICTS, cards, chooser, load, passes, problems, read, slug, tally
 from vla_teach.experiments.results import read_json
 
 AUDIT = load()
@@ -106,12 +105,6 @@ def typed_reason(audit):
     claim_of(audit, "norm-109")["why"] += " Ours is 107.9."
 
 
-def silent_wait(audit):
-    claim = claim_of(audit, "copy")
-    claim["evidence"][0] |= dict(file="later.json", pending=True)
-    claim["why"] = "Later."
-
-
 FAR = "pieces > reduction 32, 1000 > factors > together"
 BROKEN = {
     "no verdict": (change("norm-109", verdict=None), "norm-109: has no verdict"),
@@ -142,8 +135,6 @@ BROKEN = {
     "a number of ours typed into the reason": (typed_reason, "its reason has '107.9', which is typed"),
     "a name that nothing reads": (change("norm-109", why="It is {total}."), "its reason names 'total'"),
     "holds, and no evidence": (change("norm-109", evidence=[]), "norm-109: has no evidence"),
-    "holds, and all evidence waits": (change("copy", verdict="holds", evidence=[
-        dict(what="x", file="later.json", path="models", pending=True)]), "'holds', but there is no evidence"),
     "holds, and a number fails": (item("norm-109", 0, **{"pass": "at least 200"}), "'holds', but a number does not"),
     "holds, where the proof's number fails": (change("cache-quadratic", verdict="holds"), "'holds', but a number"),
     "contradicted, and all numbers pass": (change("norm-109", verdict="contradicted"), "but every number passes"),
@@ -153,7 +144,6 @@ BROKEN = {
     "a place without a claim": (forgotten, "landing: no claim is about 'use: contracts'"),
     "a place that no source has": (change("norm-109", source={"abstract": ["page 3"]}), "no 'page 3' in abstract"),
     "two claims of one name": (twice, "there are two of that id"),
-    "a wait that is not told": (silent_wait, "does not say that it waits for later.json"),
 }  # fmt: skip
 
 
@@ -189,23 +179,6 @@ def test_other_results_ask_for_another_verdict(book):
     path.write_text(json.dumps(content))
     assert "norm-109: 'holds', but a number does not pass its rule" in problems(AUDIT, book)
     assert "**12 ± 7 (n = 50)**" in cards(AUDIT, "norm", book / "results")
-
-
-def test_results_that_came_ask_for_a_verdict(book):
-    """Guards the claims that wait: results of size gpu ask for a decision, those of size cpu do not."""
-    audit, content = deepcopy(AUDIT), read_json(BOOK / "results/small/copy.json")
-    assert content["size"] == "cpu"
-    claim = claim_of(audit, "copy")
-    claim["evidence"] = [dict(claim["evidence"][0], pending=True), {"chapter": "evidence/recall"}]
-    claim |= dict(verdict="not run", why="Waits for copy.json.")
-    content["models"]["vla"]["tests"]["test"] = dict(scores=[1.0, 0.5, 0.75], mean=0.75, sd=0.25)
-    path = book / "results/copy.json"
-    for size in (None, "cpu", "gpu"):
-        path.unlink() if size is None else path.write_text(json.dumps(content | dict(size=size)))
-        came = "copy: copy.json is there, with 0.7500 ± 0.2500 (n = 3): take `pending` away, and give the verdict"
-        assert [problem for problem in problems(audit, book) if problem.startswith("copy: ")] == [came] * (
-            size == "gpu"
-        )
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------
@@ -372,25 +345,6 @@ def test_the_files_that_are_read_are_whole():
     for path in (BOOK / "results" / file for file in files):
         if path.exists():
             read_json(path)
-
-
-def waiting():
-    """(claim, item) of all that waits for an experiment of the catalogue."""
-    return [(claim["id"], item) for claim in AUDIT["claims"] for item in claim["evidence"] or ()
-            if item.get("pending") and item["file"].removesuffix(".json") in CATALOGUE]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "item"), waiting(), ids=str)
-def test_what_is_waited_for_will_be_there(name, item):
-    """Guards paths into results that are not there yet: their models and tests are those of the catalogue."""
-    settings = CATALOGUE[item["file"].removesuffix(".json")].sizes["gpu"]
-    test = dict(scores=[1.0], mean=1.0, sd=0.0)
-    models = {label: dict(tests={key: test for key in ("test", *settings.tests)}) for label in settings.labels}
-    pairs = [dict(model=a, against=b, difference=0.1, p=0.5, p_holm=1.0)
-             for a in settings.labels if a.startswith("vla") for b in settings.labels if a != b]  # fmt: skip
-    content = dict(models=models, comparisons=pairs)
-    assert follow(content, item["path"])
-    assert "p" not in item or follow(content, claims.tail(item["path"], item["p"])) == 1.0
 
 
 # ---- the page -----------------------------------------------------------------------------------------------------

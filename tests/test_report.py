@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from vla_teach.experiments import report, results
 from vla_teach.experiments.catalogue import CATALOGUE
@@ -35,13 +36,38 @@ def test_order_and_words(stored):
 
 
 def test_paired_tests(stored):
-    """Guards that the pairs are those of the results, and other test sets have their own."""
+    """Guards that pairs are those of the results, other test sets have their own, and one pair needs no correction."""
     for one in stored["comparisons"]:
         assert report.compared(stored, one["model"], one["against"]) == pytest.approx(one)
+        alone = report.compared(stored, one["model"], one["against"], among=(one["model"], one["against"]))
+        assert alone == pytest.approx(one | (dict(p_holm=one["p"]) if one["p"] is not None else {}))
     for test in stored["settings"]["tests"]:
         one = report.compared(stored, *next((c["model"], c["against"]) for c in stored["comparisons"]), test)
         a, b = (stored["models"][one[who]]["tests"][test]["mean"] for who in ("model", "against"))
         assert one["difference"] == pytest.approx(a - b)
+
+
+def test_changes_of_one_form(stored, capsys):
+    """Guards that each other form of VLA is set against one, and Holm's method counts these pairs and no others."""
+    labels = [label for label in report.order(stored) if label.startswith("vla")]
+    base, test = labels[-1], ["test", *stored["settings"]["tests"]][-1]
+    report.print_changes(stored, test, base)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    scores = {label: stored["models"][label]["tests"][test]["scores"] for label in labels}
+    expected = {}
+    for label in labels[:-1]:
+        d = np.subtract(scores[label], scores[base])
+        if np.ptp(d):
+            expected[f"{report.NAMES[label]} - {report.NAMES[base]}"] = d.mean(), ttest_1samp(d, 0).pvalue
+    ps = sorted(p for _, p in expected.values())
+    assert len(lines) == len(expected) > 0
+    for line in lines:
+        mean, p = expected[line[:48].strip()]
+        *_, difference, found, corrected = line.split()
+        assert float(difference) == pytest.approx(mean, abs=6e-4)
+        assert float(found) == pytest.approx(p, rel=0.06)
+        holm = max(q * (len(ps) - i) for i, q in enumerate(ps) if q <= p)
+        assert float(corrected) == pytest.approx(min(1, holm), rel=0.06)
 
 
 def test_printed_lines_fit(stored, capsys):
@@ -50,6 +76,7 @@ def test_printed_lines_fit(stored, capsys):
     report.print_about(stored)
     report.print_table(stored, tests)
     report.print_compared(stored, report.order(stored))
+    report.print_changes(stored, base=next(label for label in report.order(stored) if label.startswith("vla")))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 90
     assert sum(any(name in line for name in report.NAMES.values()) for line in lines) >= len(stored["models"])

@@ -1,6 +1,6 @@
 """The audit: every claim of the sources, its evidence, and its verdict, from book/claims.yml.
 
-    python -m vla_teach.claims     how many there are of each verdict, what is wrong with the file, what waits for what
+    python -m vla_teach.claims     how many there are of each verdict, what is wrong with the file
 
 No number of ours stands in the file: it names the place in a results file, and the page and the tests read it there.
 """
@@ -29,7 +29,7 @@ FIELDS = ("id", "theme", "title", "source", "kind", "models", "said", "published
 FIELDS += ("verdict", "why")
 LINK_FIELDS = {"proof"}, {"chapter"}
 PLACES = {"path", "cells", "versus"}  # where a reading may be found; it has one of them
-READING_FIELDS = {"name", "what", "file", "over", "sd", "n", "p", "test", "until", "form", "as", "pass", "pending"}
+READING_FIELDS = {"name", "what", "file", "over", "sd", "n", "p", "test", "until", "form", "as", "pass"}
 READING_FIELDS |= PLACES
 AS = {"1 / x - 1": lambda beta: 1 / beta - 1}  # lambda_t of a write gate
 P_LIMIT = 0.05
@@ -92,12 +92,9 @@ def parsed(path, changed):
 
 
 def contents(item, folder):
-    """The results file of an item, or None where the item is pending and its results of size gpu are not there yet."""
+    """The results file of an item."""
     path = Path(folder) / item["file"]
-    if not path.exists() and item.get("pending"):
-        return None
-    content = parsed(path, path.stat().st_mtime_ns)
-    return None if item.get("pending") and content.get("size") != "gpu" else content
+    return parsed(path, path.stat().st_mtime_ns)
 
 
 def numbers(x):
@@ -111,10 +108,8 @@ def numbers(x):
 
 
 def read(item, folder=BOOK / "results"):
-    """The Reading that an item of evidence asks for; None where it waits. Raises KeyError, OSError, ValueError."""
+    """The Reading that an item of evidence asks for. Raises KeyError, OSError, ValueError."""
     content = contents(item, folder)
-    if content is None:
-        return None
     if "cells" in item:
         return count_cells(item, content)
     if "versus" in item:
@@ -251,9 +246,7 @@ def problems_of_item(item, book, readings):
         reading = read(item, book / "results")
     except (KeyError, OSError, ValueError) as error:
         return [f"{item['file']}: {error}"]
-    if reading and item.get("pending"):
-        return [f"{item['file']} is there, with {reading.words}: take `pending` away, and give the verdict"]
-    if reading and "small run" in item["what"] and contents(item, book / "results").get("size") != "cpu":
+    if "small run" in item["what"] and contents(item, book / "results").get("size") != "cpu":
         return [f"{item['file']} is not of size cpu, so {item['what']!r} is no small run"]
     readings[item.get("name", item["what"])] = reading
     return []
@@ -261,20 +254,15 @@ def problems_of_item(item, book, readings):
 
 def problems_of_verdict(claim, readings):
     """Does the verdict fit what was read?"""
-    verdict, evidence = claim["verdict"], claim["evidence"] or ()
-    met = [reading.met for reading in readings.values() if reading and reading.met is not None]
-    decided = [item for item in evidence if not item.get("pending")]
-    if verdict != "not run" and not decided:
-        return [f"{verdict!r}, but there is no evidence"]
+    verdict = claim["verdict"]
+    met = [reading.met for reading in readings.values() if reading.met is not None]
     if verdict == "holds" and not all(met):
         return ["'holds', but a number does not pass its rule"]
     if verdict in ("not reproduced", "contradicted") and met and all(met):
         return [f"{verdict!r}, but every number passes its rule"]
     if verdict == "not reproduced" and not met:
         return ["'not reproduced', but nothing was measured against a rule"]
-    waits = sorted({item["file"] for item in evidence if item.get("pending")})
-    said = claim["why"].partition("Waits for")[2]
-    return [f"does not say that it waits for {file}" for file in waits if file not in said]
+    return []
 
 
 def problems_of_words(claim, readings):
@@ -331,9 +319,6 @@ def card(claim, audit, folder=BOOK / "results"):
 
 def line(item, reading):
     """A reading in words: the number, the rule, and whether it passes."""
-    if reading is None:
-        rule = f"; asked: {item['pass']}" if "pass" in item else ""
-        return f"*not there yet*{rule}"
     rule = "" if reading.met is None else f"; asked: {item['pass']}, {'passes' if reading.met else 'fails'}"
     return f"**{reading.words}**{rule}"
 
@@ -378,10 +363,6 @@ def main():
     audit = load()
     for verdict, n in tally(audit).items():
         print(f"{n:3d}  {verdict}")
-    for claim in audit["claims"]:
-        for item in claim["evidence"] or ():
-            if item.get("pending") and contents(item, BOOK / "results") is None:  # one that came is among the problems
-                print(f"{claim['id']}: {item['what']}: waits for {item['file']}")
     print("\n".join(problems(audit)) or "nothing wrong")
 
 

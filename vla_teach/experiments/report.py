@@ -8,7 +8,7 @@ from textwrap import wrap
 import plotly.graph_objects as go
 
 from vla_teach.experiments.results import ROOT, read_results
-from vla_teach.experiments.sweep import comparisons
+from vla_teach.experiments.sweep import comparisons, paired
 from vla_teach.figures import STYLES, figure
 
 NAMES = {
@@ -118,13 +118,14 @@ def print_table(results: dict, tests: Sequence[str] = ("test",)) -> None:
     print("* the smallest or the largest rate tried; a better one may lie outside")
 
 
-def compared(results: dict, label: str, other: str, test: str = "test") -> dict:
+def compared(results: dict, label: str, other: str, test: str = "test", among: Sequence[str] | None = None) -> dict:
     """The paired test of two models on a test set: difference of the means, p, p after Holm's correction, n.
 
-    label: a form of VLA; other: a rival, or "vla_off". The correction is over all such pairs of that test set.
-    Raises KeyError for a pair that is not compared.
+    label: a form of VLA; other: a rival, or "vla_off". The correction is over all such pairs of that test set, or over
+    those of the labels `among`. Raises KeyError for a pair that is not compared.
     """
-    return pair_of(comparisons(results["models"], test), label, other)
+    models = {name: model for name, model in results["models"].items() if among is None or name in among}
+    return pair_of(comparisons(models, test), label, other)
 
 
 def pair_of(found, label, other):
@@ -137,11 +138,22 @@ def pair_of(found, label, other):
 
 def print_compared(results: dict, labels: Sequence[str], test: str = "test") -> None:
     """A line for each pair of a form of VLA and a rival: difference, p, p by Holm."""
+    print_pairs([one for one in comparisons(results["models"], test) if one["model"] in labels], test)
+
+
+def print_changes(results: dict, test: str = "test", base: str = "vla") -> None:
+    """A line for each other form of VLA less the form `base`: difference, p, p by Holm over these pairs alone."""
+    others = [label for label in order(results) if label.startswith("vla") and label != base]
+    print_pairs(paired(results["models"], [(label, base) for label in others], test), test)
+
+
+def print_pairs(found, test):
+    """A line for each comparison that has a p."""
     print(f"{test:48s} difference        p   by Holm")
-    for one in comparisons(results["models"], test):
-        if one["model"] in labels and one["p"] is not None:
+    for one in found:
+        if one["p"] is not None:
             pair = f"{NAMES[one['model']]} - {NAMES[one['against']]}"
-            print(f"{pair:48s} {one['difference']:+10.3f} {one['p']:8.4f} {one['p_holm']:9.3f}")
+            print(f"{pair:48s} {one['difference']:+10.3f} {one['p']:8.2g} {one['p_holm']:9.2g}")
 
 
 def steps_to(results: dict, label: str, score: float) -> list[int | None]:

@@ -85,14 +85,18 @@ def summary(settings, found, chosen):
 
 def comparisons(models, test="test"):
     """Every variant of VLA against every baseline and against no penalty, seed by seed, with p by Holm's method too."""
+    pairs = product(models, (*RIVALS, "vla_off"))
+    return paired(models, [(a, b) for a, b in pairs if a.startswith("vla") and a != b and b in models], test)
+
+
+def paired(models, pairs, test="test"):
+    """Pairs of labels, seed by seed: difference of the means, p, and p by Holm's method over these pairs."""
     found = []
-    for label, other in product(models, (*RIVALS, "vla_off")):
-        if label.startswith("vla") and label != other and other in models:
-            pairs = zip(*(models[one]["tests"][test]["scores"] for one in (label, other)), strict=True)
-            pairs = [pair for pair in pairs if None not in pair]
-            differences = [a - b for a, b in pairs]
-            mean = statistics.mean(differences) if differences else None
-            found.append(dict(model=label, against=other, n=len(pairs), difference=mean, p=paired_p(differences)))
+    for label, other in pairs:
+        scores = zip(*(models[one]["tests"][test]["scores"] for one in (label, other)), strict=True)
+        differences = [a - b for a, b in scores if None not in (a, b)]
+        mean = statistics.mean(differences) if differences else None
+        found.append(dict(model=label, against=other, n=len(differences), difference=mean, p=paired_p(differences)))
     tested = [one for one in found if one["p"] is not None]
     for one, p in zip(tested, holm([one["p"] for one in tested]), strict=True):
         one["p_holm"] = p
