@@ -205,7 +205,8 @@ def test_torchrun_starts_a_killed_run_again(tmp_path):
             job.kill()
     assert job.returncode == 0, said
     found = read_json(out)
-    assert found["ranks"] == 2 and ("lost the others" in said or "another rank" in said)
+    # What the other rank says is tested above: here torchrun may end it before it has noticed, and does on a busy machine.
+    assert found["ranks"] == 2 and "exitcode: -9" in said, said
     args = over.settings_of(type("Args", (), dict(task="recall", length=16, width=8, depth=1, heads=2, label="vla",
                                                   batch=8, steps=60, every=4, held_out=8)))  # fmt: skip
     one = json.loads(json.dumps(train(args, "vla", 3e-3, 0)))
