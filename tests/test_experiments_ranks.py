@@ -205,7 +205,7 @@ def test_torchrun_starts_a_killed_run_again(tmp_path):
             job.kill()
     assert job.returncode == 0, said
     found = read_json(out)
-    # What the other rank says is tested above: here torchrun may end it before it has noticed, and does on a busy machine.
+    # What the other rank says is tested above: on a busy machine torchrun ends it here before it has noticed.
     assert found["ranks"] == 2 and "exitcode: -9" in said, said
     args = over.settings_of(type("Args", (), dict(task="recall", length=16, width=8, depth=1, heads=2, label="vla",
                                                   batch=8, steps=60, every=4, held_out=8)))  # fmt: skip
