@@ -171,7 +171,7 @@ def test_a_lost_rank_is_an_error_and_no_hang(how):
         ranks.start(lose, how)
         words, seconds = ranks.answer(0)
         assert words.startswith("rank 0 of 2 lost the others")
-        assert seconds < 2 * LATE
+        assert seconds < 3 * LATE  # before the late one comes
     finally:
         ranks.stop()
 

@@ -111,7 +111,7 @@ def test_a_lost_rank_is_an_error_in_time_and_the_run_goes_on(pools, wanted, tmp_
     finally:
         lost.stop()
     assert words.startswith("RuntimeError") and ("lost the others" in words or "another rank" in words)
-    assert seconds < 2 * LATE
+    assert seconds < 3 * LATE  # before the late one comes
     saved = load_file(path)
     assert saved["optimiser/0/step"] == 4  # the last look before
     if how == "is late":  # once on one process: a checkpoint does not depend on the number of ranks

@@ -25,8 +25,8 @@ LONG = (
     "vla_key",
 )
 ABLATIONS = (
-    "delta", "vla_off", "vla", "vla_rank_2", "vla_rank_4", "vla_loose", "vla_stiff", "vla_learned", "vla_gated",
-    "vla_interpolate", "vla_key", "mesa",
+    "delta", "vla_off", "vla", "vla_rank_2", "vla_rank_4", "vla_half", "vla_quarter", "vla_loose", "vla_stiff",
+    "vla_learned", "vla_gated", "vla_interpolate", "vla_key", "mesa",
 )  # fmt: skip
 
 
@@ -38,6 +38,9 @@ def variants(key_width):
         "vla_gated": dict(write_gate="lambda"),  # the learned lambda_t, as DeltaNet's beta
         "vla_rank_2": dict(rank=2),
         "vla_rank_4": dict(rank=4),
+        # As much more penalty a token, against lambda_0, as with ranks 2 and 4, and from one direction.
+        "vla_half": dict(lambda_0=0.05),
+        "vla_quarter": dict(lambda_0=0.025),
         "vla_loose": dict(lambda_0=0.1 / key_width),
         "vla_stiff": dict(lambda_0=10.0),
         "vla_learned": dict(learn_lambda_0=True),

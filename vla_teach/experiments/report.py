@@ -33,6 +33,8 @@ NAMES = {
     "vla_related": "VLA, told",
     "vla_rank_2": "VLA, rank 2",
     "vla_rank_4": "VLA, rank 4",
+    "vla_half": "VLA, λ₀ = 0.05",
+    "vla_quarter": "VLA, λ₀ = 0.025",
     "vla_loose": "VLA, λ₀ = 0.1 / K",
     "vla_stiff": "VLA, λ₀ = 10",
     "vla_learned": "VLA, λ₀ learned",
@@ -144,7 +146,12 @@ def print_compared(results: dict, labels: Sequence[str], test: str = "test") -> 
 def print_changes(results: dict, test: str = "test", base: str = "vla") -> None:
     """A line for each other form of VLA less the form `base`: difference, p, p by Holm over these pairs alone."""
     others = [label for label in order(results) if label.startswith("vla") and label != base]
-    print_pairs(paired(results["models"], [(label, base) for label in others], test), test)
+    print_paired(results, [(label, base) for label in others], test)
+
+
+def print_paired(results: dict, pairs: Sequence[tuple[str, str]], test: str = "test") -> None:
+    """A line for each of the pairs (label, other): difference, p, p by Holm over these pairs alone."""
+    print_pairs(paired(results["models"], pairs, test), test)
 
 
 def print_pairs(found, test):
@@ -240,6 +247,12 @@ def training_figure(results: dict, first: str = "vla") -> go.Figure:
 def chosen(results: dict, label: str) -> float:
     """The learning rate that the sweep chose."""
     return results["models"][label]["rate"]
+
+
+def first_seed(results: dict, label: str) -> dict[float, dict]:
+    """The runs of a model with seed 0, which has every rate: {rate: run}, the smallest rate first."""
+    runs = {run["rate"]: run for run in results["runs"] if (run["label"], run["seed"]) == (label, 0)}
+    return dict(sorted(runs.items()))
 
 
 def chosen_runs(results: dict, label: str) -> list[dict]:
