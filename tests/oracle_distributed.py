@@ -7,7 +7,7 @@ call on one device. So nothing but a verdict travels back to the test.
 import importlib
 import multiprocessing
 import os
-import socket
+import tempfile
 import time
 import traceback
 from datetime import timedelta
@@ -32,13 +32,11 @@ class Ranks:
     def __init__(self, n, timeout):
         context = multiprocessing.get_context("forkserver")  # like spawn, but PyTorch is imported once
         context.set_forkserver_preload(["vla_teach.distributed"])
-        with socket.socket() as s:  # a free port
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        self.folder = tempfile.TemporaryDirectory()
         self.pipes, self.processes = [], []
         for rank in range(n):
             here, there = context.Pipe()
-            process = context.Process(target=serve, args=(there, rank, n, port, timeout), daemon=True)
+            process = context.Process(target=serve, args=(there, rank, n, self.folder.name, timeout), daemon=True)
             process.start()
             there.close()
             self.pipes.append(here)
@@ -67,13 +65,20 @@ class Ranks:
         for process in self.processes:
             process.kill()
             process.join()
+        self.folder.cleanup()
 
 
-def serve(pipe, rank, n, port, timeout):
+def serve(pipe, rank, n, folder, timeout):
     """The life of a rank: join the group, do what comes, answer."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TRITON_INTERPRET="1")
+    os.environ.update(TRITON_INTERPRET="1")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=n, timeout=timedelta(seconds=timeout))
+    # A file, as another process may take a port that was free. And on a busy machine some ranks start seconds after
+    # others: they wait for each other here, and the group's timeout begins when all are there.
+    store = dist.FileStore(f"{folder}/store", n)
+    store.set_timeout(timedelta(seconds=PATIENCE))
+    store.set(f"rank {rank} is here", "")
+    store.wait([f"rank {i} is here" for i in range(n)])
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=n, timeout=timedelta(seconds=timeout))
     pairs = {n: dist.group.WORLD, **({2: dist.new_group([0, 1])} if n > 2 else {})}
     while True:
         try:
