@@ -70,17 +70,6 @@ def test_changes_of_one_form(stored, capsys):
         assert float(corrected) == pytest.approx(min(1, holm), rel=0.06)
 
 
-def test_pairs_of_choice(stored, capsys):
-    """Guards that pairs can be chosen, come in that order, and Holm's method counts them alone."""
-    one = next(c for c in stored["comparisons"] if c["p"] is not None)
-    pair = one["model"], one["against"]
-    report.print_paired(stored, [pair])
-    report.print_paired(stored, [pair, pair])
-    _, alone, _, first, second = (line.rsplit(None, 3) for line in capsys.readouterr().out.splitlines())
-    assert alone[0] == first[0] == " - ".join(report.NAMES[label] for label in pair) and first == second
-    assert alone[2] == alone[3] and float(first[3]) == pytest.approx(min(1, 2 * float(alone[2])), rel=0.06)
-
-
 def test_first_seed(stored):
     """Guards that seed 0 has a run at every rate of its model, and it is the one that is given back."""
     for label in report.order(stored):

@@ -33,8 +33,6 @@ NAMES = {
     "vla_related": "VLA, told",
     "vla_rank_2": "VLA, rank 2",
     "vla_rank_4": "VLA, rank 4",
-    "vla_half": "VLA, λ₀ = 0.05",
-    "vla_quarter": "VLA, λ₀ = 0.025",
     "vla_loose": "VLA, λ₀ = 0.1 / K",
     "vla_stiff": "VLA, λ₀ = 10",
     "vla_learned": "VLA, λ₀ learned",
@@ -146,12 +144,7 @@ def print_compared(results: dict, labels: Sequence[str], test: str = "test") -> 
 def print_changes(results: dict, test: str = "test", base: str = "vla") -> None:
     """A line for each other form of VLA less the form `base`: difference, p, p by Holm over these pairs alone."""
     others = [label for label in order(results) if label.startswith("vla") and label != base]
-    print_paired(results, [(label, base) for label in others], test)
-
-
-def print_paired(results: dict, pairs: Sequence[tuple[str, str]], test: str = "test") -> None:
-    """A line for each of the pairs (label, other): difference, p, p by Holm over these pairs alone."""
-    print_pairs(paired(results["models"], pairs, test), test)
+    print_pairs(paired(results["models"], [(label, base) for label in others], test), test)
 
 
 def print_pairs(found, test):
