@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vla_teach.experiments.catalogue import CATALOGUE
 from vla_teach.experiments.sweep import best_rates
 from vla_teach.experiments.together import train_together
-from vla_teach.experiments.train import load_data, metric, number, on_device
+from vla_teach.experiments.train import build, load_data, metric, number, on_device
 from vla_teach.layers import read_penalty
 from vla_teach.tasks import DelayedRecall
 
@@ -36,7 +36,8 @@ def pieces(settings):
 def one_model(label, settings):
     """Trains every rate and seed; for every seed at the best rate: accuracy, and what its last layer does.
 
-    Returns plain data: rate, seeds (a list of what `examine` gives), and example, the maps of the first seed.
+    Returns plain data: rate, seeds (a list of what `summary` gives, and before: the same of the model as it started),
+    and example, the maps of the first seed.
     """
     task = DelayedRecall(settings["delay"], settings["keys"])
     names = ("batch", "steps", "every", "patience", "seeds", "held_out")
@@ -55,7 +56,9 @@ def one_model(label, settings):
     for run in chosen:
         seen = examine(models[rate, run["seed"]], batch)
         example = example or first_example(seen, batch)
-        seeds.append(dict(seed=run["seed"], score=run["tests"]["test"], step=run["step"], **summary(seen, batch)))
+        start = summary(examine(build(experiment, label, run["seed"]), batch), batch, settings["keys"])
+        found = summary(seen, batch, settings["keys"])
+        seeds.append(dict(seed=run["seed"], score=run["tests"]["test"], step=run["step"], before=start, **found))
     return dict(metric=metric(task), rate=rate, seeds=seeds, example=example)
 
 
@@ -68,7 +71,7 @@ def examine(model, batch):
 
     map [B, T, T, H]: how much of token s's value is in output t, which for every memory here is a weighted sum of
     values: found by giving each token a value of its own. k [B, T, H, K]: keys as the memory uses them. For VLA with
-    a penalty M [B, H, K, K] after the last token; for a write gate beta [B, T, H].
+    a penalty M [B, H, K, K] after the last token, and lambda_0; for a write gate beta [B, T, H].
     """
     layer, seen = model.backbone.blocks[-1].layer, {}
     x, asked, _, W = on_device(batch, "cpu")
@@ -93,6 +96,7 @@ def spied(layer, seen):
         result = memory(q, k, v, state, **extra)
         if "A" in result[1] and getattr(layer, "penalty", None):
             seen["M"] = read_penalty(state._replace(S=result[1]["S"], A=result[1]["A"])).M.to(k.dtype)
+            seen["lambda_0"] = float(layer.lambda_0)
         return result
 
     def gated(x):
@@ -117,26 +121,34 @@ def entropy(weights):
     return bits / torch.log2(torch.tensor(float(weights.shape[-1])))
 
 
-def summary(seen, batch):
-    """Numbers of one model, means over examples and heads: at the last token, where the answer is asked for.
+def summary(seen, batch, keys):
+    """Numbers of one model, means over examples and heads. keys: how many words are keys; the others are values.
 
-    entropy of its weights; on_pair: their share on the first four tokens, as far as the convolution carries the pair;
-    penalty_pair, penalty_noise: k^T M k / |k|^2 at the token of the pair's value, and at noise tokens; gate_*: the
-    write share beta there, at the other tokens.
+    entropy of the weights of the last token, where the answer is asked for; on_pair: their share on the first four
+    tokens, as far as the convolution carries the pair. penalty_*: k^T M k / |k|^2 - lambda_0, what the penalty has
+    grown along a key; gate_*: the write share beta. Where: pair, the token of the pair's value, with whose key the
+    convolution has mixed the pair's; noise, all noise that the convolution has kept apart from the pair; of that twin,
+    a value after a key, like the pair; value; key. last: the question.
     """
     weights = seen["map"][:, -1].abs()  # [B, T, H]
-    T = weights.shape[1]
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
-    # the token before the noise holds the value, whose key the convolution has brought along
-    pair, noise = slice(1, 2), slice(5, T - 1)
     found = dict(entropy=entropy(weights.transpose(1, 2)).mean(), on_pair=weights[:, :4].sum(1).mean())
+    where = places(torch.as_tensor(batch.x), keys)
     if "M" in seen:
-        along = torch.einsum("bthk,bhkl,bthl->bth", seen["k"], seen["M"], seen["k"])
-        found |= dict(penalty_pair=along[:, pair].mean(), penalty_noise=along[:, noise].mean())
+        along = torch.einsum("bthk,bhkl,bthl->bth", seen["k"], seen["M"], seen["k"]) - seen["lambda_0"]
+        found |= {f"penalty_{name}": along[where[name]].mean() for name in ("pair", "noise", "twin")}
     if "beta" in seen:
-        beta = seen["beta"]
-        found |= dict(gate_pair=beta[:, pair].mean(), gate_noise=beta[:, noise].mean(), gate_last=beta[:, -1].mean())
+        found |= {f"gate_{name}": seen["beta"][there].mean() for name, there in where.items()}
     return {name: float(x) for name, x in found.items()}
+
+
+def places(x, keys):
+    """{name: mask [B, T]} of the tokens x [B, T] that `summary` names."""
+    at, is_value = torch.arange(x.shape[1]).expand_as(x), x >= keys
+    noise = (at > 4) & (at < x.shape[1] - 1)
+    twin = noise & is_value & ~is_value.roll(1, 1)
+    return dict(pair=at == 1, noise=noise, twin=twin, value=noise & is_value, key=noise & ~is_value,
+                last=at == x.shape[1] - 1)  # fmt: skip
 
 
 def first_example(seen, batch):
