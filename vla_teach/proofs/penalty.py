@@ -183,8 +183,8 @@ STATEMENTS = (
         label="prop-settling",
         title="Where the state settles",
         given=(
-            r"$\mathbb{E}[\|S_{t-1} k_t\|^2 \mid \text{past}] \ge \mu \|S_{t-1}\|_F^2$, keys of length 1, values "
-            r"of length at most $\mathcal{V}$"
+            r"$0 < \mu \le 1$, $\mathbb{E}[\|S_{t-1} k_t\|^2 \mid \text{past}] \ge \mu \|S_{t-1}\|_F^2$, keys of "
+            r"length 1, values of length at most $\mathcal{V}$"
         ),
         says=(
             r"\mathbb{E}\,\|S_t\|_F^2 \;\le\; \frac{\mathcal{V}^2}{\mu} + (1 - \mu)^t \Big( \|S_0\|_F^2 - "

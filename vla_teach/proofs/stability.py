@@ -320,7 +320,7 @@ STATEMENTS = (
     ),
     Statement(
         label="prop-along-key",
-        title="Along the key, products never grow",
+        title="Along the key, the product of all steps never grows",
         given=(
             r"$u_t = k_t$, keys of length 1; the interpolating gain, the raw gain, or the unit gain with "
             r"$\lambda_0 \ge (5\sqrt5 - 11)/2$"
