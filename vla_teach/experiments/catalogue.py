@@ -107,7 +107,7 @@ class Experiment:
 
     about: str
     sizes: dict
-    minutes: int | None  # two jobs on two cores; measured for ablations, digits, mqar_stacked, pathfinder, or reckoned
+    minutes: int | None  # two jobs on two cores; measured, of some beside other work, or reckoned
 
 
 def sizes(gpu, cpu, smoke):
@@ -236,7 +236,7 @@ CATALOGUE = {
             dict(CPU_REGRESSION, task=UNEASY, tests={"condition 1": EASY}),
             dict(task=TINY_REGRESSION, tests={"condition 1": replace(TINY_REGRESSION, condition=1.0)}),
         ),
-        4,
+        40,
     ),
     "regression_1": Experiment(
         "The same with keys of condition 1, where any memory should do.",
@@ -248,7 +248,7 @@ CATALOGUE = {
             dict(CPU_REGRESSION, task=EASY, tests={"condition 100": UNEASY}),
             dict(task=replace(TINY_REGRESSION, condition=1.0), tests={"condition 100": TINY_REGRESSION}),
         ),
-        4,
+        40,
     ),
     "relations": Experiment(
         "Is one an ancestor of another? With the relation in the penalty, as an input, and without.",
