@@ -137,7 +137,7 @@ REGRESSION = TASKS["in-context regression"]
 UNEASY = replace(REGRESSION, pairs=16, K=8, V=4)
 EASY = replace(UNEASY, condition=1.0)
 # Longer than the other small ones, with more models and seeds: in 600 steps many seeds learned nothing.
-CPU_REGRESSION = CPU | dict(labels=(*WIDE, "vla_published"), patience=40, steps=2000, seeds=5)
+CPU_REGRESSION = CPU | dict(labels=(*WIDE, "vla_published", "vla_loose"), patience=40, steps=2000, seeds=5)
 TINY_REGRESSION = replace(REGRESSION, pairs=4, K=4, V=2)
 PICTURE = Pathfinder(size=16, dashes=3, distractors=1, distractor_dashes=2, seed_distance=4.0)
 TINY_PICTURE = replace(PICTURE, size=12, dashes=2, distractors=0, seed_distance=3.0)
